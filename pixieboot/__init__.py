@@ -1,0 +1,1 @@
+"""pixieboot: DHCP, proxyDHCP, TFTP and HTTP for machines that boot over the network, from one registry."""

@@ -1,0 +1,98 @@
+"""THE HEART: what does this client boot next?
+
+One pure function, asked afresh at every stage of a boot: the firmware's DISCOVER, port 4011, iPXE's DISCOVER, the script
+GET.  It remembers nothing; what was learned or ordered enters as `assignment.state`.  Every answer says why, and what to
+change if that is not what the operator wants: the log, the timeline, `explain` and the web page all print that sentence.
+"""
+
+from pixieboot.model import (
+    Arch,
+    Assignment,
+    Boot,
+    Client,
+    FetchScript,
+    Loader,
+    LoadNBP,
+    LocalDisk,
+    Profile,
+    Silence,
+    Site,
+    Stage,
+    Step,
+)
+
+LOOP_LIMIT = 3  # loads of one NBP in two minutes that led to no script: it will not work the next time either
+# The NBP to try when the default one was loaded again and again: the firmware's own network driver instead of iPXE's, or the reverse.
+ALTERNATES = {
+    "ipxe.efi": "snponly.efi",
+    "snponly.efi": "ipxe.efi",
+    "undionly.kpxe": "ipxe.pxe",
+    "ipxe.pxe": "undionly.kpxe",
+}
+
+
+def next_boot(client: Client, assignment: Assignment, site: Site) -> Step:
+    """What does this client boot next?  Total: never raises, whatever the client sent."""
+    if site.answer == "known" and not assignment.known:
+        return Silence(f"{assignment.why}; only known machines are answered (answer: known)")
+    profile = assignment.profile
+    if profile is None:
+        return Silence(f"{assignment.why}; unknown machines get no boot data (unknown: ignore)")
+    if local := _local_disk(client, assignment, profile):
+        return local
+    if client.stage is Stage.SCRIPT:
+        return Boot(profile, assignment.vars, assignment.why)
+    match client.loader:
+        case Loader.IPXE:
+            return FetchScript(f"{site.http_url}/boot.ipxe", f"iPXE runs already: chain to its script; {assignment.why}")
+        case Loader.RASPBERRY_PI:
+            return LoadNBP("bootcode.bin", "tftp", f"Raspberry Pi: it asks for its own files by TFTP; {assignment.why}")
+        case Loader.GRUB | Loader.PXELINUX:
+            return Silence(f"{client.loader.value} took its boot data from the firmware's lease already")
+    return _load_nbp(client, client.arch, assignment, site)
+
+
+def _local_disk(client: Client, assignment: Assignment, profile: Profile) -> LocalDisk | None:
+    """The local disk, if that is what this machine boots now, in the way that its platform understands."""
+    machine, state = assignment.machine, assignment.state
+    order = state.boot or (machine.boot if machine else "always")
+    if order == "local":
+        why = "it boots from its local disk (boot: local)"
+    elif order == "once" and state.done:
+        why = "it was installed once and reported done (boot: once); `pixieboot boot NAME --once` installs it again"
+    elif profile.local:
+        why = f"profile {profile.name} is the local disk; {assignment.why}"
+    else:
+        return None
+    how = machine.local_boot if machine else "auto"
+    if how == "auto":
+        # sanboot on UEFI and exit on a BIOS leave half of all machines at a firmware prompt (netboot.xyz #1276).
+        how = state.local_boot or ("exit1" if client.arch and client.arch.platform == "efi" else "sanboot")
+    return LocalDisk(how, why)
+
+
+def _load_nbp(client: Client, arch: Arch | None, assignment: Assignment, site: Site) -> Step:
+    """The boot program for this firmware: named by machine, group or profile, else by the loader table."""
+    if arch is None:
+        number = "no architecture" if client.arch_code is None else f"architecture {client.arch_code}"
+        return Silence(f"the client says {number}, which IANA has not assigned: it is not guessed (RFC 4578 §2.1)")
+    nbp, source = _nbp(arch, assignment, site)
+    if nbp is None:
+        return Silence(f"no boot program for {arch.value}; add `{arch.value}: FILE` under loaders in pixieboot.yaml")
+    why = f"{arch.value} firmware: load {nbp} first ({source}); {assignment.why}"
+    if source == "loaders" and assignment.state.loader_fetches >= LOOP_LIMIT and nbp in ALTERNATES:
+        why = f"{nbp} was loaded {assignment.state.loader_fetches} times and never asked for its script: {ALTERNATES[nbp]} instead"
+        nbp = ALTERNATES[nbp]
+    # The MAC before the file name tells whose transfer it is, without any table of sessions (Pixiecore's way).
+    path = f"{client.mac.dashed}/{nbp}"
+    if client.loader is Loader.FIRMWARE_HTTP:
+        return LoadNBP(f"{site.http_url}/tftp/{path}", "http", why)
+    return LoadNBP(path, "tftp", why)
+
+
+def _nbp(arch: Arch, assignment: Assignment, site: Site) -> tuple[str | None, str]:
+    """The boot program's file name and where it is written: machine, then group, then profile, then the loader table."""
+    for holder, source in ((assignment.machine, "machine"), (assignment.group, "group"), (assignment.profile, "profile")):
+        if holder and (nbp := holder.loader.get(arch.value) or holder.loader.get("*")):
+            return nbp, f"loader of {source} {holder.name}"
+    return site.loaders.get(arch), "loaders"
