@@ -422,10 +422,14 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One fact of a boot.  service: dhcp | tftp | http | registry | serve …; kind: one word or two; detail: plain values."""
+    """One fact of a boot.  service: dhcp | tftp | http | registry | serve …; kind: one word or two; detail: plain values.
+
+    level: debug (normal noise: probes, expected misses) | info | warning | alarm (somebody must look).
+    """
 
     at: float
     mac: Mac | None
     service: str
     kind: str
     detail: Mapping[str, Any] = EMPTY
+    level: str = "info"

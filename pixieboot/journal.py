@@ -1,0 +1,111 @@
+"""What happened: one `record` per fact feeds the log line, the machine's timeline, the counters and whoever listens."""
+
+import json
+import logging
+import re
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, TextIO
+
+from pixieboot.model import Event, Mac
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "alarm": logging.ERROR}
+MACHINES = 20_000  # timelines kept in memory: the least recently seen machine goes first
+EVENTS_PER_MACHINE = 200
+REPEAT_SECONDS = 5.0  # the same fact about the same machine within this time is counted, not said again
+VALUE_LIMIT = 300  # characters of one value in a log line
+
+# Control and bidirectional characters could forge log lines or hide text on a terminal (protocol.md §5.2.8).
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_BARE = re.compile(r"[^\s\"'=\\]+")
+
+Listener = Callable[[Event], None]
+
+
+class Journal:
+    """The event journal of one daemon, in memory.  Bounded whatever the network sends."""
+
+    def __init__(self, stream: TextIO, level: str = "info", form: str = "text") -> None:
+        """stream gets the lines; level: debug | info | warning; form: text | json."""
+        self._stream, self._level, self._json = stream, LEVELS[level], form == "json"
+        self._timelines: OrderedDict[Mac, deque[Event]] = OrderedDict()
+        self._macs: OrderedDict[str, Mac] = OrderedDict()  # address -> the machine last seen with it
+        self._last: OrderedDict[tuple[Mac | None, str, str], tuple[Event, int]] = OrderedDict()
+        self._listeners: list[Listener] = []
+        self.counts: dict[tuple[str, str], int] = {}
+
+    def record(self, event: Event) -> None:
+        """Take note of one fact.  Costs a few microseconds; a repeated one under one."""
+        kind = (event.service, event.kind)
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        if event.mac is None and (peer := event.detail.get("peer")) and (mac := self._macs.get(peer)):
+            event = replace(event, mac=mac)
+        key = (event.mac, event.service, event.kind)
+        before = self._last.get(key)
+        if before and event.at - before[0].at < REPEAT_SECONDS and event.detail == before[0].detail:
+            self._last[key] = (before[0], before[1] + 1)
+            return
+        self._last[key] = (event, 0)
+        if len(self._last) > MACHINES:
+            self._last.popitem(last=False)
+        if event.mac:
+            self._keep(event.mac, event)
+        if LEVELS[event.level] >= self._level:
+            repeated = {"repeated": before[1]} if before and before[1] else {}
+            self._stream.write(self._line(event, repeated))
+            self._stream.flush()
+        for listener in self._listeners:
+            listener(event)
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Call listener with every new fact (repetitions excepted) until the returned function is called."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def timeline(self, mac: Mac) -> Iterable[Event]:
+        """The machine's latest facts, oldest first."""
+        return tuple(self._timelines.get(mac, ()))
+
+    def mac_of(self, address: str) -> Mac | None:
+        """The machine last seen with this address, by its lease or a request that named its MAC (interface.md §7.6)."""
+        return self._macs.get(address)
+
+    def _keep(self, mac: Mac, event: Event) -> None:
+        timeline = self._timelines.get(mac)
+        if timeline is None:
+            timeline = self._timelines[mac] = deque(maxlen=EVENTS_PER_MACHINE)
+            if len(self._timelines) > MACHINES:
+                self._timelines.popitem(last=False)
+        else:
+            self._timelines.move_to_end(mac)
+        timeline.append(event)
+        for name in ("address", "peer"):
+            if address := event.detail.get(name):
+                self._macs[address] = mac
+                if len(self._macs) > MACHINES:
+                    self._macs.popitem(last=False)
+
+    def _line(self, event: Event, extra: dict[str, Any]) -> str:
+        detail = {**event.detail, **extra}
+        if self._json:
+            fact = {"at": round(event.at, 6), "mac": event.mac, "service": event.service, "kind": event.kind, "level": event.level}
+            return json.dumps({**fact, **detail}, default=str) + "\n"
+        words = [f"{key}={_word(value)}" for key, value in detail.items() if value is not None and value != ""]
+        mark = "ALARM " if event.level == "alarm" else ""
+        return " ".join([f"{mark}{event.mac or '-'}", event.service, event.kind, *words]) + "\n"
+
+
+def printable(text: str, limit: int = VALUE_LIMIT) -> str:
+    """text with control and bidirectional characters escaped, cut to limit characters: safe for a log or a terminal."""
+    safe = _UNSAFE.sub(
+        lambda match: f"\\x{ord(match[0]):02x}" if ord(match[0]) < 256 else f"\\u{ord(match[0]):04x}", text[: limit + 1]
+    )
+    return safe if len(text) <= limit else safe[:limit] + "…"
+
+
+def _word(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = printable(str(value))
+    return text if _BARE.fullmatch(text) else '"' + text.replace('"', "'") + '"'

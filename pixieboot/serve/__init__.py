@@ -1,0 +1,1 @@
+"""The shell: the only sockets, tasks and clocks.  It moves bytes and decides nothing."""

@@ -1,0 +1,32 @@
+"""What every service shares: one registry, one store, one journal, one view of the networks."""
+
+from dataclasses import dataclass
+
+from pixieboot.config import Settings
+from pixieboot.journal import Journal
+from pixieboot.leases import Leases
+from pixieboot.model import Assignment, Client, Site
+from pixieboot.registry import Registry
+from pixieboot.registry.sqlite import StateStore
+from pixieboot.serve.links import Sites
+
+
+@dataclass(slots=True)
+class Context:
+    """settings and sites are replaced whole on a reload; the rest live as long as the daemon."""
+
+    settings: Settings
+    registry: Registry
+    store: StateStore
+    leases: Leases
+    journal: Journal
+    sites: Sites
+
+    def state_key(self, client: Client) -> str:
+        """Under which name the store keeps what was ordered or learned: the machine's name, else its MAC."""
+        machine = self.registry.current.machine_of(client)
+        return machine.name if machine else client.mac
+
+    def assign(self, client: Client, site: Site) -> Assignment:
+        """Who this client is and what it is to boot, with what was ordered and learned."""
+        return self.registry.current.assign(client, site, self.store.state(self.state_key(client)))
