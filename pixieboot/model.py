@@ -5,14 +5,29 @@ Times are seconds: `at`, `now` and `expires` since 1970 (UTC), durations plain.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Network
-from types import MappingProxyType
 from typing import Any
 
-EMPTY: Mapping[Any, Any] = MappingProxyType({})
+
+class _Empty(Mapping[Any, Any]):
+    """A mapping without entries that a dataclass takes as a default (Python 3.11 refuses an unhashable one)."""
+
+    def __getitem__(self, key: object) -> Any:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    __hash__ = object.__hash__
+
+
+EMPTY: Mapping[Any, Any] = _Empty()
 NO_ADDRESS = "0.0.0.0"
 
 _MAC = re.compile(r"[0-9a-f]{12}", re.ASCII)
