@@ -1,0 +1,47 @@
+"""What every test may use: golden files, the markers' meaning, and the order in which tests run."""
+
+import difflib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+Golden = Callable[[str, str], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write what the tests got into the golden files")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first, then slow ones, then those that boot firmware: the first failure comes as early as it can."""
+    for item in items:
+        if (TESTS / "e2e") in item.path.parents:
+            item.add_marker("e2e")
+    items.sort(key=lambda item: (item.get_closest_marker("e2e") is not None, item.get_closest_marker("slow") is not None))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    needy = item.get_closest_marker("needs_root") or item.get_closest_marker("e2e")
+    if needy and os.geteuid() != 0:
+        pytest.fail("needs root (network namespaces, raw sockets): run `./pixieboot.sh test`, which asks sudo for that", pytrace=False)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """golden("captures/uefi.txt", text): text is what that file below tests/ says, or with --update-golden will say."""
+
+    def compare(name: str, actual: str) -> None:
+        path = TESTS / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(actual)
+            return
+        expected = path.read_text() if path.exists() else ""
+        if actual != expected:
+            difference = "".join(difflib.unified_diff(expected.splitlines(True), actual.splitlines(True), str(path), "this run"))
+            pytest.fail(f"{difference}\nIf that is right: pytest --update-golden, and read the diff before you commit it.", pytrace=False)
+
+    return compare
