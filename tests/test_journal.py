@@ -1,0 +1,90 @@
+"""The journal: one call, every reader; bounded; nothing a client sends can forge a line."""
+
+import io
+import json
+
+import pytest
+
+from pixieboot.journal import MACHINES, Journal, printable
+from pixieboot.model import Event, Mac
+
+MAC = Mac("52:54:00:12:34:56")
+
+
+def test_a_line_has_the_mac_first_then_key_and_value() -> None:
+    out = io.StringIO()
+    Journal(out).record(
+        Event(1.0, MAC, "dhcp", "offered", {"nbp": "ipxe.efi", "why": "load iPXE first", "seconds": 0.25, "none": None})
+    )
+    assert out.getvalue() == '52:54:00:12:34:56 dhcp offered nbp=ipxe.efi why="load iPXE first" seconds=0.250\n'
+
+
+def test_json_lines_for_programs() -> None:
+    out = io.StringIO()
+    Journal(out, form="json").record(Event(1.0, MAC, "dhcp", "offered", {"nbp": "ipxe.efi"}, "warning"))
+    fact = {"at": 1.0, "mac": MAC, "service": "dhcp", "kind": "offered", "level": "warning", "nbp": "ipxe.efi"}
+    assert json.loads(out.getvalue()) == fact
+
+
+def test_an_alarm_stands_out_and_debug_stays_away() -> None:
+    out = io.StringIO()
+    journal = Journal(out)
+    journal.record(Event(1.0, None, "dhcp", "rogue", {}, "alarm"))
+    journal.record(Event(1.0, None, "tftp", "probe", {}, "debug"))
+    assert out.getvalue() == "ALARM - dhcp rogue\n"
+
+
+def test_the_same_fact_at_once_is_counted_and_not_said_again() -> None:
+    out = io.StringIO()
+    journal = Journal(out)
+    for at in (1.0, 2.0, 3.0, 9.0):
+        journal.record(Event(at, MAC, "dhcp", "offered", {"nbp": "a"}))
+    assert out.getvalue().splitlines() == [f"{MAC} dhcp offered nbp=a", f"{MAC} dhcp offered nbp=a repeated=2"]
+    assert journal.counts == {("dhcp", "offered"): 4}
+
+
+def test_a_request_without_a_mac_is_joined_by_its_address() -> None:
+    journal = Journal(io.StringIO())
+    journal.record(Event(1.0, MAC, "dhcp", "acked", {"address": "10.0.0.9"}))
+    journal.record(Event(2.0, None, "http", "sent", {"peer": "10.0.0.9", "path": "/assets/vmlinuz"}))
+    assert [event.kind for event in journal.timeline(MAC)] == ["acked", "sent"]
+    assert journal.mac_of("10.0.0.9") == MAC and journal.mac_of("10.0.0.8") is None
+
+
+def test_listeners_hear_until_they_leave() -> None:
+    journal, heard = Journal(io.StringIO()), []  # type: ignore[var-annotated]
+    leave = journal.listen(heard.append)
+    journal.record(Event(1.0, MAC, "a", "b"))
+    leave()
+    journal.record(Event(2.0, MAC, "a", "c"))
+    assert [event.kind for event in heard] == ["b"]
+
+
+def test_a_million_strangers_do_not_fill_the_memory() -> None:
+    journal = Journal(io.StringIO(), "warning")
+    for number in range(MACHINES + 50):
+        mac = Mac.of(number.to_bytes(6))
+        journal.record(Event(1.0, mac, "dhcp", "offered", {"address": f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"}))
+    assert not journal.timeline(Mac.of(bytes(6))) and journal.mac_of("10.0.0.0") is None
+    assert journal.timeline(Mac.of((MACHINES + 49).to_bytes(6)))
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    {
+        "plain": "plain",
+        "a\nb": "a\\x0ab",
+        "\x1b[2J": "\\x1b[2J",
+        "a\u202eb": "a\\u202eb",
+        "é": "é",
+        "x" * 400: "x" * 300 + "…",
+    }.items(),
+)
+def test_client_strings_never_reach_a_log_raw(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_a_value_with_quotes_and_spaces_stays_one_word() -> None:
+    out = io.StringIO()
+    Journal(out).record(Event(1.0, None, "dhcp", "ignored", {"vendor": 'x" mac=evil\n'}))
+    assert out.getvalue() == """- dhcp ignored vendor="x' mac=evil\\x0a"\n"""
