@@ -26,7 +26,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     needy = item.get_closest_marker("needs_root") or item.get_closest_marker("e2e")
     if needy and os.geteuid() != 0:
-        pytest.fail("needs root (network namespaces, raw sockets): run `./pixieboot.sh test`, which asks sudo for that", pytrace=False)
+        pytest.fail(
+            "needs root (network namespaces, raw sockets): run `./pixieboot.sh test`, which asks sudo for that", pytrace=False
+        )
 
 
 @pytest.fixture
@@ -42,6 +44,8 @@ def golden(request: pytest.FixtureRequest) -> Golden:
         expected = path.read_text() if path.exists() else ""
         if actual != expected:
             difference = "".join(difflib.unified_diff(expected.splitlines(True), actual.splitlines(True), str(path), "this run"))
-            pytest.fail(f"{difference}\nIf that is right: pytest --update-golden, and read the diff before you commit it.", pytrace=False)
+            pytest.fail(
+                f"{difference}\nIf that is right: pytest --update-golden, and read the diff before you commit it.", pytrace=False
+            )
 
     return compare
