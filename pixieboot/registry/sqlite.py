@@ -1,0 +1,340 @@
+"""What must outlive the daemon, in one SQLite file: leases, what was ordered or learned of machines, machines discovered.
+
+Answers come from memory.  One writer thread takes everything that has queued up into one transaction (group commit): under
+load fifty leases share one fsync, and a lone lease waits for nobody.
+"""
+
+import asyncio
+import errno
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from pixieboot.errors import OperatorError
+from pixieboot.model import Lease, LeaseState, Mac, MachineState
+
+APPLICATION_ID = 0x70786264  # "pxbd" in the file's header: it is ours
+VERSION = 1
+DISCOVERED = 10_000  # machines remembered at most: a flood of made-up MACs must not fill the disk
+SEEN_AGAIN = 3600.0  # seconds between two notes that a known machine was seen: SD cards wear
+FRESH = MachineState()
+
+_SCHEMA = """
+CREATE TABLE schema (version INTEGER NOT NULL);
+CREATE TABLE leases (
+    address TEXT PRIMARY KEY, client TEXT NOT NULL, mac TEXT NOT NULL, state TEXT NOT NULL, expires REAL NOT NULL,
+    hostname TEXT NOT NULL, client_id TEXT NOT NULL, written REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE machine_states (key TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE discovered (
+    mac TEXT PRIMARY KEY, uuid TEXT, arch TEXT, vendor TEXT NOT NULL, first_seen REAL NOT NULL, last_seen REAL NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+def _insert(table: str, columns: int) -> str:
+    """One statement for any number of rows: sqlite3 gives up the GIL for each, and a busy loop is slow to give it back."""
+    values = ", ".join(f"json_extract(value, '$[{number}]')" for number in range(columns))
+    return f"INSERT OR REPLACE INTO {table} SELECT {values} FROM json_each(?)"
+
+
+_KEEP_LEASES, _KEEP_STATES, _KEEP_DISCOVERED = _insert("leases", 8), _insert("machine_states", 2), _insert("discovered", 6)
+_MEND_FILE = "Move it aside (`mv {path} {path}.damaged`, and {path}-wal with it): a new one is made, and leases begin afresh."
+
+
+class StoreError(OSError):
+    """What was to be kept could not be written: the disk is full, read-only or broken.  Later writes may succeed again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """A machine that asked for something, described or not.  Times in seconds since 1970."""
+
+    mac: Mac
+    uuid: str | None
+    arch: str | None
+    vendor: str
+    first_seen: float
+    last_seen: float
+
+
+Done = Callable[[StoreError | None], None]
+
+
+class StateStore:
+    """The open file.  Made by `open`; to be used from one thread, that of the loop."""
+
+    def __init__(self, database: sqlite3.Connection, path: Path) -> None:
+        self._database, self.path = database, path
+        self._leases = _read_leases(database)
+        self.newest = max((row[0] for row in database.execute("SELECT max(written) FROM leases") if row[0]), default=0.0)
+        self._states = {key: _state(text) for key, text in database.execute("SELECT key, state FROM machine_states")}
+        self._discovered = {Mac(row[0]): Discovered(Mac(row[0]), *row[1:]) for row in database.execute("SELECT * FROM discovered")}
+        self._wake = threading.Condition()
+        self._queue: list[tuple[Lease, Done | None]] = []
+        self._barriers: list[Done] = []
+        self._dirty_states: dict[str, MachineState] = {}
+        self._dirty_discovered: dict[Mac, Discovered] = {}
+        self._closing = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._writer: threading.Thread | None = None  # not before there is something to write, and root is dropped
+
+    @classmethod
+    def open(cls, path: Path | str) -> "StateStore":
+        """Open the file, or make it.  One that is damaged, foreign or in use is refused and left as it is: OperatorError."""
+        path = Path(path)
+        where = f"state {path}"
+        try:
+            # SQLite would make it readable for everybody that the umask allows; its -wal and -shm files follow its mode.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0.5)
+        except (OSError, sqlite3.Error) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise OperatorError(
+                where, f"it cannot be opened: {why}", "Name another place with --state, or mend its rights."
+            ) from None
+        try:
+            _prepare(database)
+        except OperatorError:
+            database.close()
+            raise
+        except sqlite3.Error as error:
+            database.close()
+            if "locked" in str(error):
+                raise OperatorError(
+                    where, "another process uses it", "Only one pixieboot may: stop the other, or give this one its own --state."
+                ) from None
+            if _out_of_room(error):
+                raise OperatorError(where, f"it cannot be written: {error}", "Make room on that disk.") from None
+            raise OperatorError(where, f"it is damaged: {error}", _MEND_FILE.format(path=path)) from None
+        try:
+            path.chmod(0o600)
+            return cls(database, path)
+        except (sqlite3.Error, ValueError, TypeError, AttributeError) as error:
+            database.close()
+            raise OperatorError(where, f"it is damaged: {error}", _MEND_FILE.format(path=path)) from None
+
+    def leases(self) -> list[Lease]:
+        """The leases as the file had them when it was opened."""
+        return self._leases
+
+    async def keep(self, lease: Lease) -> None:
+        """Write the lease, in place of any other of its address.  Durable on return; raises StoreError when it is not."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: StoreError | None) -> None:
+            if not future.done():
+                if error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(None)
+
+        self.submit(lease, done)
+        await future
+
+    def submit(self, lease: Lease, done: Done | None = None) -> None:
+        """As keep, for those who do not wait: done(None or the error) is called on the running loop.
+
+        None: nobody waits; what cannot be written is lost without a word.
+        """
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        with self._wake:
+            self._queue.append((lease, done))
+            self._notify()
+
+    def state(self, key: str) -> MachineState:
+        """What was ordered or learned of a machine: key is its name, or the MAC of one that nobody described."""
+        return self._states.get(key, FRESH)
+
+    def states(self) -> Mapping[str, MachineState]:
+        return self._states
+
+    def set_state(self, key: str, state: MachineState) -> None:
+        """Valid at once, durable soon: what cannot be written now is written with the next that can."""
+        if self._states.get(key, FRESH) == state:
+            return
+        self._states[key] = state
+        with self._wake:
+            self._dirty_states[key] = state
+            self._notify()
+
+    async def keep_state(self, key: str, state: MachineState) -> None:
+        """As set_state, durable on return; raises StoreError when it is not (it stays valid, and is tried again)."""
+        self.set_state(key, state)
+        self._loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = self._loop.create_future()
+
+        def done(error: StoreError | None) -> None:
+            if not future.done():
+                if error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(None)
+
+        with self._wake:
+            self._barriers.append(done)
+            self._notify()
+        await future
+
+    def discovered(self) -> Iterable[Discovered]:
+        """Every machine that was ever seen, in no particular order."""
+        return self._discovered.values()
+
+    def see(self, mac: Mac, uuid: str | None, arch: str | None, vendor: str, now: float) -> bool:
+        """Note that a machine asked for something.  True: it was never seen before."""
+        known = self._discovered.get(mac)
+        if known is None:
+            if len(self._discovered) >= DISCOVERED:
+                return False
+            seen = Discovered(mac, uuid, arch, vendor, now, now)
+        else:
+            if now - known.last_seen < SEEN_AGAIN and arch in (None, known.arch) and uuid in (None, known.uuid):
+                return False
+            seen = replace(known, uuid=uuid or known.uuid, arch=arch or known.arch, vendor=vendor or known.vendor, last_seen=now)
+        self._discovered[mac] = seen
+        with self._wake:
+            self._dirty_discovered[mac] = seen
+            self._notify()
+        return known is None
+
+    def close(self) -> None:
+        """Write what is queued and close the file.  What still cannot be written is lost."""
+        with self._wake:
+            if self._closing:
+                return
+            self._closing = True
+            self._wake.notify()
+        if self._writer:
+            self._writer.join()
+        with suppress(sqlite3.Error):
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._database.close()
+
+    def _notify(self) -> None:
+        """With the lock held: there is something to write."""
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write, name="state-writer", daemon=True)
+            self._writer.start()
+        self._wake.notify()
+
+    def _write(self) -> None:
+        """The writer thread: one transaction for all that is queued, again and again."""
+        while True:
+            with self._wake:
+                while not (self._queue or self._barriers or self._dirty_states or self._dirty_discovered or self._closing):
+                    self._wake.wait()
+                queue, self._queue = self._queue, []
+                barriers, self._barriers = self._barriers, []
+                states, self._dirty_states = self._dirty_states, {}
+                discovered, self._dirty_discovered = self._dirty_discovered, {}
+                closing = self._closing
+            error = self._commit([lease for lease, _ in queue], states, discovered) if queue or states or discovered else None
+            waiting = [done for _, done in queue if done] + barriers
+            if waiting and self._loop and not self._loop.is_closed():
+                with suppress(RuntimeError):  # the loop was closed just now: nobody waits any more
+                    self._loop.call_soon_threadsafe(_tell, waiting, error)
+            if closing:
+                return
+            if error:
+                self._put_back(states, discovered)
+
+    def _put_back(self, states: Mapping[str, MachineState], discovered: Mapping[Mac, Discovered]) -> None:
+        """Keep what nobody waits for until there is something else to write, or a second has passed."""
+        with self._wake:
+            if not (self._queue or self._barriers or self._closing):
+                self._wake.wait(1.0)
+            self._dirty_states = {**states, **self._dirty_states}  # what was set meanwhile is newer
+            self._dirty_discovered = {**discovered, **self._dirty_discovered}
+
+    def _commit(
+        self, leases: list[Lease], states: Mapping[str, MachineState], discovered: Mapping[Mac, Discovered]
+    ) -> StoreError | None:
+        """Write all of it durably, or nothing."""
+        database, now = self._database, time.time()
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                if leases:
+                    rows = [
+                        (x.address, x.client, x.mac, x.state.value, x.expires, x.hostname, x.client_id.hex(), now) for x in leases
+                    ]
+                    database.execute(_KEEP_LEASES, (json.dumps(rows),))
+                if states:
+                    kept = [(key, json.dumps(asdict(state))) for key, state in states.items()]
+                    database.execute(_KEEP_STATES, (json.dumps(kept),))
+                if discovered:
+                    seen = [(x.mac, x.uuid, x.arch, x.vendor, x.first_seen, x.last_seen) for x in discovered.values()]
+                    database.execute(_KEEP_DISCOVERED, (json.dumps(seen),))
+                database.execute("COMMIT")
+            except BaseException:
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            number = errno.ENOSPC if _out_of_room(error) else errno.EIO
+            return StoreError(number, f"{self.path} cannot be written: {error}")
+        return None
+
+
+def _tell(waiting: Iterable[Done], error: StoreError | None) -> None:
+    for done in waiting:
+        done(error)
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    """Check that the file is ours and whole; give a new one its tables."""
+    database.execute("PRAGMA locking_mode=EXCLUSIVE")  # a second daemon on the same file is refused; and no shared memory file
+    (application,) = database.execute("PRAGMA application_id").fetchone()
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    path = database.execute("PRAGMA database_list").fetchone()[2]
+    if application != APPLICATION_ID and (tables or application):
+        raise OperatorError(
+            f"state {path}", "it is another program's database", "Name another file with --state: this one is left as it is."
+        )
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=FULL")
+    if not tables:
+        database.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA.split(";"):
+            database.execute(statement)
+        database.execute("INSERT INTO schema VALUES (?)", (VERSION,))
+        database.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        database.execute("COMMIT")
+        return
+    (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
+    (version,) = database.execute("SELECT version FROM schema").fetchone()
+    if version > VERSION:
+        raise OperatorError(
+            f"state {path}",
+            f"a newer pixieboot wrote it (schema {version}, this one knows {VERSION})",
+            "Start that version, or name another file with --state.",
+        )
+
+
+def _out_of_room(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_IOERR_WRITE") or "full" in str(error)
+
+
+def _read_leases(database: sqlite3.Connection) -> list[Lease]:
+    rows = database.execute("SELECT address, client, mac, state, expires, hostname, client_id FROM leases")
+    return [
+        Lease(address, client, Mac(mac), LeaseState(state), expires, hostname, bytes.fromhex(client_id))
+        for address, client, mac, state, expires, hostname, client_id in rows
+    ]
+
+
+_KNOWN = {field.name for field in fields(MachineState)}
+
+
+def _state(text: str) -> MachineState:
+    """A machine's state; what a newer version noted beside it is left out."""
+    return MachineState(**{key: value for key, value in json.loads(text).items() if key in _KNOWN})

@@ -1,0 +1,178 @@
+"""Below IP: Ethernet frames to clients that have no address yet, ARP questions, and a tap for other servers' answers.
+
+All three are AF_PACKET sockets, opened while the daemon is still root; afterwards they serve links that appear later too.
+"""
+
+import asyncio
+import ctypes
+import logging
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+
+from pixieboot.errors import OperatorError
+from pixieboot.serve.links import Link
+
+ETH_IP, ETH_ARP = 0x0800, 0x0806
+SO_ATTACH_FILTER = 26
+BROADCAST_MAC = b"\xff" * 6
+BATCH = 64
+_ETHERNET = struct.Struct("!6s6sH")
+_IPV4 = struct.Struct("!BBHHHBBH4s4s")
+_UDP = struct.Struct("!HHHH")
+_ARP = struct.Struct("!HHBBH6s4s6s4s")
+
+# Classic BPF: (code, jump if true, jump if false, operand); see linux/filter.h.
+_LOAD_BYTE, _LOAD_HALF, _LOAD_HALF_X, _IP_LENGTH_X = 0x30, 0x28, 0x48, 0xB1
+_EQUAL, _ANY_BIT, _RETURN = 0x15, 0x45, 0x06
+ARP_REPLIES = ((_LOAD_HALF, 0, 0, 20), (_EQUAL, 0, 1, 2), (_RETURN, 0, 0, 0xFFFF), (_RETURN, 0, 0, 0))
+"""ARP replies (operation 2)."""
+SERVER_ANSWERS = (
+    (_LOAD_BYTE, 0, 0, 23),
+    (_EQUAL, 0, 7, 17),  # UDP
+    (_LOAD_HALF, 0, 0, 20),
+    (_ANY_BIT, 5, 0, 0x1FFF),  # not a later fragment
+    (_IP_LENGTH_X, 0, 0, 14),
+    (_LOAD_HALF_X, 0, 0, 14),
+    (_EQUAL, 0, 2, 67),  # from a server
+    (_LOAD_HALF_X, 0, 0, 16),
+    (_EQUAL, 1, 0, 68),  # to a client
+    (_RETURN, 0, 0, 0),
+    (_RETURN, 0, 0, 0xFFFF),
+)
+"""UDP from port 67 to port 68: what DHCP servers say to clients, whoever they are."""
+
+log = logging.getLogger(__name__)
+
+
+def checksum(octets: bytes) -> int:
+    """The Internet checksum (RFC 1071) of octets, whose length must be even; 0 comes out as 0xFFFF, as UDP wants it."""
+    # A sum of 16-bit words in ones' complement is the whole number modulo 65535: one division in C instead of a loop here.
+    return 0xFFFF - int.from_bytes(octets, "big") % 0xFFFF
+
+
+def udp_frame(to: bytes, own: bytes, source: str, source_port: int, target: str, target_port: int, payload: bytes) -> bytes:
+    """An Ethernet frame with one IPv4 UDP datagram, both checksums filled in; `to` and `own` are MACs of six octets."""
+    source_ip, target_ip = socket.inet_aton(source), socket.inet_aton(target)
+    length = 8 + len(payload)
+    header = _IPV4.pack(0x45, 0, 20 + length, 0, 0x4000, 64, 17, 0, source_ip, target_ip)
+    header = header[:10] + checksum(header).to_bytes(2, "big") + header[12:]
+    pseudo = source_ip + target_ip + struct.pack("!HH", 17, length)
+    total = checksum(pseudo + _UDP.pack(source_port, target_port, length, 0) + payload + b"\0" * (length & 1))
+    return _ETHERNET.pack(to, own, ETH_IP) + header + _UDP.pack(source_port, target_port, length, total) + payload
+
+
+class Frames:
+    """Sends whole Ethernet frames.  Protocol 0: it never receives any."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+
+    def bind(self) -> None:
+        self._socket = open_packet_socket(0)
+
+    def close(self) -> None:
+        if self._socket:
+            self._socket.close()
+            self._socket = None
+
+    def send(self, link: Link, frame: bytes) -> None:
+        """Raises OSError: the link is gone or down, or the frame is larger than its MTU."""
+        if self._socket is None:
+            raise OSError("the packet socket is not open")
+        with suppress(BlockingIOError):
+            self._socket.sendto(frame, (link.name, 0))
+
+
+class Tap:
+    """Receives the frames of one protocol that its filter lets through, from every interface."""
+
+    def __init__(self, protocol: int, program: tuple[tuple[int, int, int, int], ...]) -> None:
+        self._protocol, self._program = protocol, program
+        self._socket: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_frame: Callable[[bytes, str], None] | None = None
+
+    def bind(self) -> None:
+        """Open it with the filter in place before the first frame."""
+        self._socket = open_packet_socket(0)
+        _attach(self._socket, self._program)
+        self._socket.bind(("", self._protocol))
+
+    def start(self, on_frame: Callable[[bytes, str], None]) -> None:
+        """Hand every frame, and the name of its interface, to on_frame from now on."""
+        assert self._socket is not None, "bind() first"
+        self._on_frame, self._loop = on_frame, asyncio.get_running_loop()
+        self._loop.add_reader(self._socket.fileno(), self._readable)
+
+    def close(self) -> None:
+        if self._socket is None:
+            return
+        if self._loop and not self._loop.is_closed():
+            self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+        self._socket = None
+
+    def _readable(self) -> None:
+        assert self._on_frame is not None
+        for _ in range(BATCH):
+            if self._socket is None:
+                return
+            try:
+                frame, address = self._socket.recvfrom(2048)
+            except BlockingIOError:
+                return
+            except OSError as error:  # ENETDOWN: a link went away
+                log.debug("packet socket: %s", error.strerror)
+                return
+            try:
+                self._on_frame(frame, address[0])
+            except Exception:
+                log.exception("packet socket: bug while handling %s from %s", frame.hex(), address[0])
+
+
+class Arp:
+    """Asks a link who has an address.  The answers of all questions come to one callback."""
+
+    def __init__(self) -> None:
+        self._tap, self._frames = Tap(ETH_ARP, ARP_REPLIES), Frames()
+
+    def bind(self) -> None:
+        self._tap.bind()
+        self._frames.bind()
+
+    def start(self, on_holder: Callable[[str, bytes, str], None]) -> None:
+        """on_holder(address, MAC of six octets, interface) for every ARP reply seen."""
+
+        def on_frame(frame: bytes, interface: str) -> None:
+            if len(frame) >= 14 + _ARP.size:
+                _, _, _, _, _, mac, address, _, _ = _ARP.unpack_from(frame, 14)
+                on_holder(socket.inet_ntoa(address), mac, interface)
+
+        self._tap.start(on_frame)
+
+    def ask(self, link: Link, address: str) -> None:
+        """Send an ARP probe (RFC 5227 §2.1.1): sender address 0, so that nobody's cache is touched.  Raises OSError."""
+        question = _ARP.pack(1, ETH_IP, 6, 4, 1, link.mac, b"\0\0\0\0", b"\0" * 6, socket.inet_aton(address))
+        self._frames.send(link, _ETHERNET.pack(BROADCAST_MAC, link.mac, ETH_ARP) + question)
+
+    def close(self) -> None:
+        self._tap.close()
+        self._frames.close()
+
+
+def open_packet_socket(protocol: int) -> socket.socket:
+    try:
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
+    except PermissionError:
+        raise OperatorError(
+            "packet socket", "this user may not open one", "Start pixieboot as root, or with CAP_NET_RAW (see the systemd unit)."
+        ) from None
+    sock.setblocking(False)
+    return sock
+
+
+def _attach(sock: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code)))
