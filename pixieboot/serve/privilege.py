@@ -12,12 +12,14 @@ from pixieboot.errors import OperatorError
 USER = "pixieboot"
 FALLBACK = "nobody"  # as dnsmasq does on a host where no user was made for it
 
+User = pwd.struct_passwd
+
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def service_user() -> pwd.struct_passwd | None:
+def service_user() -> User | None:
     """Who the daemon becomes: None when it was not started as root and has nothing to give up but capabilities."""
     if os.geteuid() != 0:
         return None
@@ -30,7 +32,7 @@ def service_user() -> pwd.struct_passwd | None:
 
 
 @contextmanager
-def acting_as(user: pwd.struct_passwd | None) -> Iterator[None]:
+def acting_as(user: User | None) -> Iterator[None]:
     """Files are read as the daemon's own user even before root is dropped, so that a reload finds them readable too."""
     if user is None:
         yield
@@ -47,7 +49,7 @@ def acting_as(user: pwd.struct_passwd | None) -> Iterator[None]:
         os.setgroups(groups)
 
 
-def own_directory(directory: Path, user: pwd.struct_passwd | None) -> None:
+def own_directory(directory: Path, user: User | None) -> None:
     """Make the state directory if it is missing, and give it to the daemon's user.  An existing one is left as it is."""
     if directory.is_dir():
         return
@@ -59,7 +61,7 @@ def own_directory(directory: Path, user: pwd.struct_passwd | None) -> None:
         raise OperatorError("state", f"{directory} cannot be made: {error.strerror}", "Name another place with --state.") from error
 
 
-def drop(user: pwd.struct_passwd | None) -> None:
+def drop(user: User | None) -> None:
     """Give up root and every capability for good.  What is open stays open."""
     if user:
         os.setgroups(os.getgrouplist(user.pw_name, user.pw_gid))

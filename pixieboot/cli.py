@@ -1,0 +1,94 @@
+"""The command line.  It reads arguments, calls one function and prints; imports are local so that each command starts fast.
+
+Exit codes: 0 done, 1 it ran and the answer is no, 2 the operator's input is wrong, 3 the daemon could not be reached.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pixieboot import __version__
+from pixieboot.errors import Faults, OperatorError
+
+CONFIG = "/etc/pixieboot/pixieboot.yaml"
+
+config_option = click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    envvar="PIXIEBOOT_CONFIG",
+    help=f"Settings file.  [default: {CONFIG} if it exists]",
+)
+
+
+def operator_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Print what the operator got wrong, one fault a line, and exit with 2: never a traceback."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except Faults as error:
+            for fault in error.faults:
+                click.echo(str(fault), err=True)
+        except OperatorError as error:
+            click.echo(str(error), err=True)
+        sys.exit(2)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="pixieboot")
+def main() -> None:
+    """Netboot server: DHCP or proxyDHCP, TFTP and HTTP from one machine registry.
+
+    Start with: sudo pixieboot serve
+    """
+
+
+@main.command()
+@config_option
+@click.option("-i", "--interface", "interfaces", multiple=True, envvar="PIXIEBOOT_INTERFACE", help="Serve only here (repeatable).")
+@click.option(
+    "--dhcp",
+    type=click.Choice(["proxy", "server", "off"]),
+    envvar="PIXIEBOOT_DHCP",
+    help="proxy: the router leases, pixieboot adds boot data.  server: pixieboot leases too.",
+)
+@click.option("--pool", envvar="PIXIEBOOT_POOL", metavar="A-B", help="Addresses to lease in server mode.")
+@click.option("--http-port", type=click.IntRange(1, 65535), envvar="PIXIEBOOT_HTTP_PORT", help="TCP port of the HTTP server.")
+@click.option("--tftp-root", type=click.Path(path_type=Path), envvar="PIXIEBOOT_TFTP_ROOT", help="Boot programs.")
+@click.option("--assets", type=click.Path(path_type=Path), envvar="PIXIEBOOT_ASSETS", help="Kernels and initrds.")
+@click.option("--state", envvar="PIXIEBOOT_STATE", metavar="URL", help="Leases and orders: sqlite:/PATH.")
+@operator_errors
+def serve(config: Path | None, **overrides: Any) -> None:
+    """Run all services in this process until SIGTERM or Ctrl-C.
+
+    Example: sudo pixieboot serve -i eth0
+    """
+    from pixieboot.serve import daemon
+
+    daemon.run(settings_path(config), {key: value for key, value in overrides.items() if value not in (None, ())})
+
+
+@main.command()
+@config_option
+@operator_errors
+def check(config: Path | None) -> None:
+    """Load settings and registry and report every fault with file and line.
+
+    Example: pixieboot check -c pixieboot.yaml
+    """
+    from pixieboot.config import check as check_files
+
+    click.echo(check_files(settings_path(config)))
+
+
+def settings_path(given: Path | None) -> Path | None:
+    """The settings file: as named, else the usual one if it exists; None for the defaults.  A named one must exist."""
+    return given if given is not None else Path(CONFIG) if Path(CONFIG).exists() else None
