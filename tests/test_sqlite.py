@@ -1,0 +1,219 @@
+"""The state store: what it promised is on disk, what it cannot read it leaves alone."""
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pixieboot.errors import OperatorError
+from pixieboot.model import Lease, LeaseState, Mac, MachineState
+from pixieboot.registry.sqlite import StateStore, StoreError
+
+MAC = Mac("52:54:00:12:34:56")
+LEASE = Lease("192.168.77.100", MAC, MAC, LeaseState.BOUND, 2e9, "web1", b"\1\x52\x54\0\x12\x34\x56")
+
+
+def kept(path: Path, work: Callable[[StateStore], Coroutine[Any, Any, None]]) -> StateStore:
+    """The store reopened after work was done with it and it was closed."""
+    store = StateStore.open(path)
+    try:
+        asyncio.run(work(store))
+    finally:
+        store.close()
+    return StateStore.open(path)
+
+
+def test_a_lease_comes_back_as_it_was_kept(tmp_path: Path) -> None:
+    async def work(store: StateStore) -> None:
+        await store.keep(LEASE)
+        await store.keep(replace(LEASE, address="192.168.77.101", client="id:ff01", hostname='né"\\\n', client_id=b""))
+
+    store = kept(tmp_path / "state.db", work)
+    first, second = sorted(store.leases(), key=lambda lease: lease.address)
+    assert first == LEASE
+    assert second.hostname == 'né"\\\n' and isinstance(second.mac, Mac)
+    store.close()
+
+
+def test_the_last_of_an_address_counts(tmp_path: Path) -> None:
+    async def work(store: StateStore) -> None:
+        await asyncio.gather(*(store.keep(replace(LEASE, expires=float(number))) for number in range(50)))
+
+    store = kept(tmp_path / "state.db", work)
+    assert [lease.expires for lease in store.leases()] == [49.0]
+    store.close()
+
+
+def test_leases_that_queue_up_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+    commit = StateStore._commit
+
+    def counted(self: StateStore, leases: list[Lease], *rest: Any) -> StoreError | None:
+        batches.append(len(leases))
+        return commit(self, leases, *rest)
+
+    monkeypatch.setattr(StateStore, "_commit", counted)
+
+    async def work(store: StateStore) -> None:
+        await asyncio.gather(*(store.keep(replace(LEASE, address=f"10.0.0.{number}")) for number in range(200)))
+
+    kept(tmp_path / "state.db", work).close()
+    assert sum(batches) == 200 and len(batches) <= 10
+
+
+def test_state_is_valid_at_once_and_durable_when_asked(tmp_path: Path) -> None:
+    async def work(store: StateStore) -> None:
+        store.set_state("web1", MachineState(boot="once"))
+        assert store.state("web1").boot == "once" and store.state("other") == MachineState()
+        await store.keep_state("web1", MachineState(boot="once", done=17.5, reply_style="direct"))
+
+    store = kept(tmp_path / "state.db", work)
+    assert store.state("web1") == MachineState(boot="once", done=17.5, reply_style="direct")
+    store.close()
+
+
+def test_a_machine_is_discovered_once_and_learned_more_of(tmp_path: Path) -> None:
+    async def work(store: StateStore) -> None:
+        assert store.see(MAC, None, "x64-efi", "PXEClient", 100.0)
+        assert not store.see(MAC, "4c4c4544-0042-3510-8052-b4c04f4e3732", None, "", 105.0)
+
+    store = kept(tmp_path / "state.db", work)
+    (seen,) = store.discovered()
+    assert (seen.mac, seen.uuid, seen.arch, seen.vendor) == (MAC, "4c4c4544-0042-3510-8052-b4c04f4e3732", "x64-efi", "PXEClient")
+    assert (seen.first_seen, seen.last_seen) == (100.0, 105.0)
+    store.close()
+
+
+def test_the_file_is_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    store = StateStore.open(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    store.close()
+
+
+def test_a_clock_behind_the_newest_lease_is_noticed(tmp_path: Path) -> None:
+    async def work(store: StateStore) -> None:
+        await store.keep(LEASE)
+
+    store = kept(tmp_path / "state.db", work)
+    assert store.newest > 1.7e9
+    store.close()
+
+
+def foreign(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE songs (title TEXT)")
+    database.close()
+
+
+def torn(path: Path) -> None:
+    store = StateStore.open(path)
+    asyncio.run(_fill(store))
+    store.close()
+    octets = path.read_bytes()
+    path.write_bytes(octets[:4096] + b"\xa5" * 4096 + octets[8192:])
+
+
+def newer(path: Path) -> None:
+    StateStore.open(path).close()
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE schema SET version = 99")
+    database.close()
+
+
+async def _fill(store: StateStore) -> None:
+    await asyncio.gather(*(store.keep(replace(LEASE, address=f"10.0.{n // 250}.{n % 250}")) for n in range(2000)))
+
+
+REFUSED = {
+    "a text file": (lambda path: path.write_text("leases { }\n" * 200), "it is damaged: file is not a database"),
+    "another program's database": (foreign, "it is another program's database"),
+    "a page overwritten": (torn, "it is damaged"),
+    "a newer version's file": (newer, "a newer pixieboot wrote it (schema 99, this one knows 1)"),
+    "a directory": (lambda path: path.mkdir(), "it cannot be opened"),
+}
+
+
+@pytest.mark.parametrize("make, what", REFUSED.values(), ids=REFUSED)
+def test_what_is_not_ours_or_not_whole_is_refused_and_left_alone(make: Callable[[Path], object], what: str, tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    make(path)
+    before = path.read_bytes() if path.is_file() else b""
+    with pytest.raises(OperatorError, match=r"state\.db") as refusal:
+        StateStore.open(path)
+    assert what in refusal.value.what and refusal.value.mend
+    assert (path.read_bytes() if path.is_file() else b"") == before
+
+
+def test_a_second_daemon_on_the_same_file_is_refused(tmp_path: Path) -> None:
+    store = StateStore.open(tmp_path / "state.db")
+    with pytest.raises(OperatorError, match="another process uses it"):
+        StateStore.open(tmp_path / "state.db")
+    store.close()
+
+
+@pytest.mark.needs_root
+def test_a_full_disk_costs_the_lease_but_not_the_daemon(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], check=True)
+    try:
+        store = StateStore.open(disk / "state.db")
+
+        async def work() -> None:
+            await store.keep(LEASE)
+            ballast = disk / "ballast"
+            with ballast.open("wb", buffering=0) as file, pytest.raises(OSError):
+                while True:
+                    file.write(b"\0" * 4096)
+            with pytest.raises(StoreError, match="cannot be written"):
+                await asyncio.gather(*(store.keep(replace(LEASE, address=f"10.0.0.{n}", hostname="x" * 60)) for n in range(250)))
+            store.set_state("web1", MachineState(boot="local"))
+            ballast.unlink()
+            await store.keep(replace(LEASE, address="192.168.77.102"))
+            await store.keep_state("web1", MachineState(boot="local"))
+
+        asyncio.run(work())
+        store.close()
+        store = StateStore.open(disk / "state.db")
+        assert {"192.168.77.100", "192.168.77.102"} <= {lease.address for lease in store.leases()}
+        assert store.state("web1").boot == "local"
+        store.close()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+CHILD = """
+import asyncio, sys
+from pixieboot.model import Lease, LeaseState, Mac
+from pixieboot.registry.sqlite import StateStore
+store = StateStore.open(sys.argv[1])
+async def one(number):
+    address = f"10.0.{number // 250}.{number % 250}"
+    await store.keep(Lease(address, "02:00:00:00:00:01", Mac("02:00:00:00:00:01"), LeaseState.BOUND, 2e9))
+    print(address, flush=True)
+async def main():
+    for start in range(0, 20000, 20):
+        await asyncio.gather(*(one(number) for number in range(start, start + 20)))
+asyncio.run(main())
+"""
+
+
+def test_what_was_reported_kept_survives_sigkill(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    for lines in (1, 7, 60):
+        with subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            promised = {child.stdout.readline().strip() for _ in range(lines)}
+            os.kill(child.pid, 9)
+            promised |= {line.strip() for line in child.stdout if line.endswith("\n")}
+        store = StateStore.open(path)
+        assert promised <= {lease.address for lease in store.leases()}
+        store.close()
