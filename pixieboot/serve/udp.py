@@ -142,9 +142,9 @@ def others(port: int, protocol: str = "udp") -> list[Holder]:
             for descriptor in (process / "fd").iterdir():
                 with suppress(OSError):
                     target = os.readlink(descriptor)
-                    if target.startswith("socket:[") and (address := inodes.pop(target[8:-1], None)) is not None:
+                    if target.startswith("socket:[") and target[8:-1] in inodes:
                         name = (process / "comm").read_text().strip()
-                        found[int(process.name)] = Holder(int(process.name), name, address)
+                        found[int(process.name)] = Holder(int(process.name), name, inodes.pop(target[8:-1]))
     found.pop(own, None)
     return [*found.values(), *(Holder(0, "", address) for address in set(inodes.values()))]
 

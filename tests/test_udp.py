@@ -1,0 +1,192 @@
+"""UDP with the arrival interface known, the source address chosen, and the holder of a taken port named."""
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pixieboot.errors import OperatorError
+from pixieboot.serve import udp
+from pixieboot.serve.udp import Holder, UdpPort, others, refusal
+from tests.netns import Host, Network
+
+HOLD = "import socket, sys, time; s = socket.socket(2, 2); s.bind(('', int(sys.argv[1]))); time.sleep(60)"
+Seen = list[tuple[bytes, tuple[str, int], int, str]]
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[Host, Host]]:
+    """A server with two interfaces on two networks (10.1.0.1, 10.2.0.1), and one client on both."""
+    with Network("udp") as network:
+        server, client = network.host("server"), network.host("client")
+        for number in (1, 2):
+            network.cable(server, f"eth{number}", client, f"eth{number}")
+            server.add_address(f"eth{number}", f"10.{number}.0.1/24")
+            client.add_address(f"eth{number}", f"10.{number}.0.2/24")
+        yield server, client
+
+
+def listen(server: Host, port: int = 67) -> UdpPort:
+    with server.entered():
+        taken = UdpPort(port)
+        taken.bind()
+    return taken
+
+
+def wait_for_holder(port: int) -> list[Holder]:
+    deadline = time.monotonic() + 5
+    while not (found := others(port)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+
+def receive(port: UdpPort, client: Host, *datagrams: tuple[bytes, str, str]) -> Seen:
+    """What the port hands on when the client sends datagrams (payload, destination, interface)."""
+    seen: Seen = []
+
+    async def work() -> None:
+        done = asyncio.Event()
+
+        def on_datagram(datagram: bytes, peer: tuple[str, int], ifindex: int, local: str) -> None:
+            seen.append((datagram, peer, ifindex, local))
+            if len(seen) == len(datagrams):
+                done.set()
+            if datagram == b"trip":
+                raise ZeroDivisionError("tripped")
+
+        port.start(on_datagram)
+        with client.entered():
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with sender:
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            for payload, target, interface in datagrams:
+                sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+                sender.sendto(payload, (target, port.port))
+            await asyncio.wait_for(done.wait(), 5)
+        port.close()
+
+    asyncio.run(work())
+    return seen
+
+
+@pytest.mark.needs_root
+def test_the_arrival_interface_and_our_address_there_are_known(hosts: tuple[Host, Host]) -> None:
+    server, client = hosts
+    with server.entered():
+        index = {name: socket.if_nametoindex(name) for name in ("eth1", "eth2")}
+    seen = receive(
+        listen(server), client, (b"one", "255.255.255.255", "eth1"), (b"two", "10.2.0.255", "eth2"), (b"three", "10.2.0.1", "eth2")
+    )
+    assert [(datagram, ifindex, local) for datagram, _, ifindex, local in seen] == [
+        (b"one", index["eth1"], "10.1.0.1"),
+        (b"two", index["eth2"], "10.2.0.1"),
+        (b"three", index["eth2"], "10.2.0.1"),
+    ]
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("target", ["255.255.255.255", "10.2.0.2"], ids=["broadcast", "unicast"])
+def test_a_reply_leaves_by_the_interface_and_from_the_address_asked_for(hosts: tuple[Host, Host], target: str) -> None:
+    server, client = hosts
+    port = listen(server)
+    with client.entered():
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth2")
+        receiver.bind(("", 68))
+    with server.entered():
+        index = socket.if_nametoindex("eth2")
+    with receiver:
+        receiver.settimeout(5)
+        port.send(b"answer", (target, 68), index, "10.2.0.1")
+        assert receiver.recvfrom(100) == (b"answer", ("10.2.0.1", 67))
+    port.close()
+
+
+@pytest.mark.needs_root
+def test_an_exception_in_the_handler_is_logged_with_the_datagram_and_the_loop_goes_on(
+    hosts: tuple[Host, Host], caplog: pytest.LogCaptureFixture
+) -> None:
+    server, client = hosts
+    port = listen(server)
+    with caplog.at_level(logging.ERROR):
+        seen = receive(port, client, (b"trip", "10.1.0.1", "eth1"), (b"fine", "10.1.0.1", "eth1"))
+    assert [datagram for datagram, *_ in seen] == [b"trip", b"fine"]
+    assert b"trip".hex() in caplog.text and "tripped" in caplog.text and port.failures == 1
+
+
+@pytest.mark.needs_root
+def test_a_taken_port_is_refused_with_the_name_of_its_holder(hosts: tuple[Host, Host]) -> None:
+    server, _ = hosts
+    holder = server.start(sys.executable, "-c", HOLD, "4011")
+    try:
+        with server.entered():
+            wait_for_holder(4011)
+            with pytest.raises(OperatorError, match=f"UDP port 4011: .* \\(process {holder.pid}\\) holds it") as refused:
+                UdpPort(4011).bind()
+        assert "PXE boot server cannot share the port with it." in refused.value.mend
+    finally:
+        server.stop(holder)
+
+
+@pytest.mark.needs_root
+def test_a_daemon_that_shares_the_port_is_named(hosts: tuple[Host, Host]) -> None:
+    server, _ = hosts
+    dnsmasq = server.start(
+        *(
+            "dnsmasq",
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--port=0",
+            "--interface=eth1",
+            "--bind-interfaces",
+            "--user=root",
+        ),
+        *("--dhcp-range=10.1.0.50,10.1.0.60", "--dhcp-leasefile=/dev/null", "--pid-file=", "--log-facility=/dev/null"),
+    )
+    try:
+        with server.entered():
+            found = wait_for_holder(67)
+            port = UdpPort(67)
+            port.bind()
+            port.close()
+        assert [(holder.name, holder.pid, holder.address) for holder in found] == [("dnsmasq", dnsmasq.pid, "0.0.0.0")]
+    finally:
+        server.stop(dnsmasq)
+
+
+def test_our_own_sockets_are_not_others() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as listener:
+        sock.bind(("127.0.0.1", 0))
+        listener.bind(("::1", 0))
+        listener.listen()
+        assert others(sock.getsockname()[1]) == []
+        assert others(listener.getsockname()[1], "tcp") == []
+
+
+def test_a_missing_right_is_told_with_the_way_out() -> None:
+    error = refusal(PermissionError(13, os.strerror(13)), 67)
+    assert str(error) == "UDP port 67: this user may not open it. Start pixieboot as root: it drops root once its ports are open."
+
+
+def test_ports_that_close_in_their_own_handler_stop_reading() -> None:
+    async def work() -> int:
+        port = UdpPort(0)
+        port.bind()
+        assert port._socket is not None
+        target = port._socket.getsockname()[1]
+        seen: list[bytes] = []
+        port.start(lambda datagram, *_: (seen.append(datagram), port.close()))  # type: ignore[func-returns-value,arg-type]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"1", ("127.0.0.1", target))
+            sender.sendto(b"2", ("127.0.0.1", target))
+            await asyncio.sleep(0.1)
+        port.send(b"late", ("127.0.0.1", 9), 0, "0.0.0.0")
+        return len(seen)
+
+    assert asyncio.run(work()) == 1
+    assert udp.BATCH == 64
