@@ -21,6 +21,7 @@ END
 
 here=$(dirname -- "$(readlink -f -- "$0")")
 home=/opt/pixieboot
+shared=/var/cache/pixieboot
 uid=$(id -u)
 
 say() { printf 'pixieboot.sh: %s\n' "$*" >&2; }
@@ -193,18 +194,17 @@ serve() {
 # --- test -----------------------------------------------------------------------------------------------------------
 
 # Packages that start no service.  Those that would are unpacked into the cache instead of being installed.
-WIRE_TOOLS="iproute2 util-linux dnsmasq-base tftp-hpa atftp curl udhcpc isc-dhcp-client dhcpcd-base tcpdump nftables"
-MACHINE_TOOLS="qemu-system-x86 ovmf ipxe ipxe-qemu busybox-static cpio kmod"
+WIRE_TOOLS="iproute2 util-linux ipxe dnsmasq-base tftp-hpa atftp curl udhcpc isc-dhcp-client dhcpcd-base tcpdump nftables"
+MACHINE_TOOLS="qemu-system-x86 ovmf ipxe-qemu busybox-static cpio kmod"
 UNPACKED="isc-dhcp-relay isc-dhcp-server"
 
-# unpack DIRECTORY PACKAGE…: the files of these packages below DIRECTORY, not installed.  Complete or absent.
+# unpack DIRECTORY PACKAGE…: runs as root.  The files of these packages below DIRECTORY, not installed; complete or absent.
 unpack() {
     directory=$1
     shift
-    [ ! -d "$directory" ] || return 0
     say "unpacking into $directory: $*"
     rm -rf "$directory.new"
-    mkdir "$directory.new"
+    mkdir -p "$directory.new"
     # apt-get download writes where it stands.
     (cd "$directory.new" && apt-get -q download "$@") >/dev/null 2>&1 || {
         apt_get update >/dev/null
@@ -214,7 +214,22 @@ unpack() {
         dpkg -x "$archive" "$directory.new"
         rm "$archive"
     done
+    chmod 0755 "$directory.new"
     mv -T "$directory.new" "$directory"
+}
+
+# unpack_all fast|full: runs as root.
+unpack_all() {
+    # shellcheck disable=SC2086 # a list of words
+    [ -d "$shared/tools" ] || unpack "$shared/tools" $UNPACKED
+    [ "$1" = full ] && [ ! -d "$shared/kernel" ] || return 0
+    package=$(kernel_package)
+    [ -n "$package" ] || { apt_get update >/dev/null; package=$(kernel_package); }
+    if [ -n "$package" ]; then
+        unpack "$shared/kernel" "$package"
+    else
+        say "apt knows no kernel for virtual machines"
+    fi
 }
 
 # The package that holds the newest small kernel: Debian's cloud image, or Ubuntu's virtual one.
@@ -224,34 +239,22 @@ kernel_package() {
     done | head -n 1
 }
 
-unpack_kernel() {
-    [ ! -d "$cache/kernel" ] || return 0
-    package=$(kernel_package)
-    if [ -z "$package" ]; then
-        apt_get update >/dev/null
-        package=$(kernel_package)
-    fi
-    [ -n "$package" ] || { say "apt knows no kernel package for virtual machines"; return 0; }
-    unpack "$cache/kernel" "$package"
-}
-
 run_tests() {
-    fast=
-    [ "${1-}" != --fast ] || { fast=yes; shift; }
-    if [ "$uid" = 0 ]; then
-        cache=/var/cache/pixieboot
-    else
-        cache=${XDG_CACHE_HOME:-$HOME/.cache}/pixieboot
-    fi
+    part=full
+    [ "${1-}" != --fast ] || { part=fast; shift; }
+    cache=$shared
+    [ "$uid" = 0 ] || cache=${XDG_CACHE_HOME:-$HOME/.cache}/pixieboot
     mkdir -p "$cache"
     if have_apt; then
         # shellcheck disable=SC2086 # lists of words
-        {
-            [ -z "$fast" ] || packages python3-venv $WIRE_TOOLS
-            [ -n "$fast" ] || packages python3-venv $WIRE_TOOLS $MACHINE_TOOLS
-            unpack "$cache/tools" $UNPACKED
-        }
-        [ -n "$fast" ] || unpack_kernel
+        if [ "$part" = fast ]; then
+            packages python3-venv $WIRE_TOOLS
+        else
+            packages python3-venv $WIRE_TOOLS $MACHINE_TOOLS
+        fi
+        if [ ! -d "$shared/tools" ] || { [ "$part" = full ] && [ ! -d "$shared/kernel" ]; }; then
+            as_root "$here/pixieboot.sh" unpack "$part"
+        fi
     else
         say "no apt here: tests that lack one of these will say so: $WIRE_TOOLS $MACHINE_TOOLS $UNPACKED, a Linux kernel image"
     fi
@@ -264,18 +267,18 @@ run_tests() {
     fi
     cd "$here"
     bin=$environment/bin
-    if [ -n "$fast" ] || [ $# = 0 ]; then
+    if [ "$part" = fast ] || [ $# = 0 ]; then
         static=0
         "$bin/ruff" format --check . || static=1
         "$bin/ruff" check . || static=1
         "$bin/mypy" --cache-dir "$cache/mypy" || static=1
         [ "$static" = 0 ] || die "style or types are wrong: mend that first (ruff format, ruff check --fix, mypy in $bin)"
     fi
-    [ -z "$fast" ] || set -- -m "not slow and not e2e" "$@"
-    # Nothing that root writes may stay in the checkout, where its owner could not remove it.
-    set -- env "PATH=$cache/tools/usr/sbin:$bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin" "PIXIEBOOT_CACHE=$cache" ${CI:+"CI=$CI"} \
-        "HYPOTHESIS_STORAGE_DIRECTORY=$cache/hypothesis" PYTHONDONTWRITEBYTECODE=1 \
-        "$bin/python" -m pytest -o "cache_dir=$cache/pytest" "$@"
+    [ "$part" = full ] || set -- -m "not slow and not e2e" "$@"
+    # What root writes is not to lie in the checkout or in a home directory, where its owner could not remove it.
+    set -- env "PATH=$shared/tools/usr/sbin:$bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin" ${CI:+"CI=$CI"} \
+        "HYPOTHESIS_STORAGE_DIRECTORY=$shared/hypothesis" "PYTHONPYCACHEPREFIX=$shared/pycache" \
+        "$bin/python" -m pytest -o "cache_dir=$shared/pytest" "$@"
     [ "$uid" = 0 ] || exec sudo "$@"
     exec "$@"
 }
@@ -307,6 +310,10 @@ case $command in
 serve) serve "$@" ;;
 test) run_tests "$@" ;;
 lock) lock ;;
+unpack) # not for people: the part of test that root does
+    [ "$uid" = 0 ] || die "unpack is a part of test"
+    unpack_all "$1"
+    ;;
 install) # not for people: the part of serve that root does
     [ "$uid" = 0 ] || die "install is a part of serve"
     # One at a time; the lock is gone with this process.
