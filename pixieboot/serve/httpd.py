@@ -1,0 +1,688 @@
+"""HTTP for booting machines: scripts, documents, kernels and the TFTP tree, by the rules that firmware needs (interface.md §4).
+
+Content-Length on everything, header names in canonical case, never a redirect, a compression or a chunk on a boot path.
+Bare ASGI: a boot asks for a handful of paths, and each microsecond here is paid by a whole rack.
+"""
+
+import asyncio
+import functools
+import json
+import logging
+import os
+import re
+import resource
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from email.utils import formatdate
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import uvicorn
+
+from pixieboot import content, render
+from pixieboot.errors import OperatorError
+from pixieboot.inventory import Inventory
+from pixieboot.model import (
+    IPXE_ARCHES,
+    Arch,
+    Assignment,
+    Boot,
+    Client,
+    Event,
+    Loader,
+    LocalDisk,
+    Mac,
+    MachineState,
+    Silence,
+    Site,
+    Stage,
+    Step,
+    parse_uuid,
+)
+from pixieboot.policy import next_boot
+from pixieboot.serve import conditional, zerocopy
+from pixieboot.serve.files import File, open_below, open_boot_file, open_root
+from pixieboot.serve.udp import refusal
+
+if TYPE_CHECKING:
+    from pixieboot.serve.context import Context
+
+INLINE = 64 * 1024  # files up to this size are read and sent with their head: sendfile pays above
+CHUNK = 64 * 1024  # of a file that is streamed because zero copy is not to be had
+REMEMBERED = 1024  # rendered scripts kept ready
+DESCRIPTORS = 8192  # of this process: a connection under way needs three
+SWEEP = 1.0  # seconds between looks for connections that stand still
+
+NOBODY = Mac("00:00:00:00:00:00")  # asks without a MAC, and its address tells nothing
+TEXT = b"text/plain; charset=utf-8"
+JSON = b"application/json"
+CONTENT_TYPES = {  # EDK2 takes an image for what its Content-Type says, else its extension (HttpBootSupport.c)
+    ".efi": b"application/efi",
+    ".iso": b"application/vnd.efi-iso",
+    ".img": b"application/vnd.efi-img",
+    ".ipxe": TEXT,
+    ".cfg": TEXT,
+    ".conf": TEXT,
+    ".txt": TEXT,
+    ".yaml": TEXT,
+    ".yml": TEXT,
+    ".ks": TEXT,
+    ".sh": TEXT,
+    ".asc": TEXT,
+    ".ign": JSON,
+    ".json": JSON,
+}
+DOCUMENTS = ("ignition", "cloud", "generic", "metadata")
+SEED = {"user-data": "cloud", "meta-data": None, "vendor-data": None, "network-config": None}  # cloud-init NoCloud -> its stand-in
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+AsgiApplication = Callable[[Any, Any, Any], Awaitable[None]]
+RenderPlace = Callable[[content.Rendered, Client, Assignment, Site], bytes | None]
+
+
+class Refused(Exception):
+    """A request that cannot be answered as asked: status, and a sentence for whoever reads the client's screen."""
+
+    def __init__(self, status: int, sentence: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence, self.headers = status, sentence, tuple(headers)
+
+
+@dataclass(slots=True)
+class Request:
+    """One request, taken apart once.  parts: the path, decoded, without empty and "." parts."""
+
+    method: str
+    path: str  # as in the request, for logs
+    parts: tuple[str, ...]
+    query: bytes
+    peer: str
+    site: Site
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Reply:
+    """A whole small answer."""
+
+    status: int
+    body: bytes
+    content_type: bytes = TEXT
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def head(self) -> list[tuple[bytes, bytes]]:
+        head = [(b"Date", date()), *self.headers, (b"Content-Length", b"%d" % len(self.body))]
+        if self.status != 304:
+            head.insert(1, (b"Content-Type", self.content_type))
+        return head
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """A rendered script and everything it depends on: the same client asking the same of the same registry gets the same bytes."""
+
+    inventory: Inventory
+    site: Site
+    key: str
+    state: MachineState
+    mac: Mac | None
+    kind: str
+    detail: Mapping[str, Any]
+    response: tuple[bytes, bytes]  # around the date
+
+
+class HttpService:
+    """All HTTP of the daemon.  `rest` answers what is no boot path (API, web page); failing names services that do not run."""
+
+    def __init__(
+        self, context: "Context", rest: AsgiApplication | None = None, failing: Callable[[], Sequence[str]] = lambda: ()
+    ) -> None:
+        self.context, self._rest, self._failing = context, rest, failing
+        self._socket: socket.socket | None = None
+        self._server: _Server | None = None
+        self._remembered: dict[tuple[bytes, str, str], _Remembered] = {}
+        self.port = context.settings.http.port
+
+    def bind(self) -> None:
+        """Take the port.  Raises OperatorError."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.IPPROTO_IP, zerocopy.IP_PKTINFO, 1)  # tells by which interface a connection came
+            sock.bind(("0.0.0.0", self.context.settings.http.port))
+            sock.listen(2048)  # bind alone succeeds beside a listener when both have SO_REUSEADDR
+        except OSError as error:
+            sock.close()
+            raise refusal(error, self.context.settings.http.port, "tcp") from error
+        self._socket, self.port = sock, sock.getsockname()[1]
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < DESCRIPTORS:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS if hard < 0 else min(DESCRIPTORS, hard), hard))
+
+    async def run(self) -> None:
+        """Serve until stopped or cancelled."""
+        assert self._socket is not None, "bind first"
+        config = uvicorn.Config(
+            self,
+            http=await zerocopy.chosen(),
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=int(zerocopy.IDLE_SECONDS),
+        )
+        self._server = _Server(config)
+        async with asyncio.TaskGroup() as tasks:
+            sweeping = tasks.create_task(self._sweep(self._server))
+            try:
+                await self._server.serve(sockets=[self._socket])
+            finally:
+                sweeping.cancel()
+                self._abort_all()
+
+    async def stop(self, grace: float) -> None:
+        """Close idle connections, give transfers under way grace seconds, then cut them off."""
+        if self._server is None:
+            return
+        self._server.config.timeout_graceful_shutdown = grace  # type: ignore[assignment]
+        self._server.end()
+        await self._server.ended.wait()
+
+    async def _sweep(self, server: "_Server") -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            for connection in zerocopy.overdue(server.server_state.connections, time.monotonic()):
+                connection.transport.abort()
+
+    def _abort_all(self) -> None:
+        if self._server:
+            for connection in list(self._server.server_state.connections):
+                connection.transport.abort()
+        if self._socket:
+            self._socket.close()
+
+    def admits(self, local: str, ifindex: int | None) -> bool:
+        """Only the interfaces of `networks`, and this host itself (interface.md §7.1)."""
+        if local.startswith("127."):
+            return True
+        sites = self.context.sites
+        site = sites.of_address(local)
+        if site is None:
+            return False
+        if ifindex is None or ifindex in (1, site.ifindex) or sites.at(ifindex):
+            return True
+        # A second link into the same subnet (Wi-Fi beside Ethernet): one of the two answers for both.
+        link = sites.link(ifindex)
+        return link is not None and any(address.ip in site.subnet for address in link.addresses)
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        if scope["type"] != "http":
+            return
+        local, peer = (scope["server"] or ("127.0.0.1",))[0], (scope["client"] or ("127.0.0.1",))[0]
+        target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        headers = dict(scope["headers"])
+        try:
+            request = self._request(scope["method"], target, peer, local, headers)
+            reply = await self._answer(request, scope, receive, send)
+        except Refused as refused:
+            reply = Reply(refused.status, refused.sentence.encode(), headers=refused.headers)
+        except Exception:
+            log.exception("HTTP: bug while answering %s %r from %s", scope["method"], target, peer)
+            reply = Reply(500, b"pixieboot has a bug here: its log says more.\n")
+        if reply:
+            await send({"type": "http.response.start", "status": reply.status, "headers": reply.head()})
+            await send({"type": "http.response.body", "body": reply.body})
+
+    def at_once(self, target: bytes, peer: str, local: str) -> bytes | None:
+        """The whole response to a GET of a script that needs no file and no waiting, else None."""
+        if not target.startswith((b"/ipxe?", b"/boot.ipxe")):
+            return None
+        context, key = self.context, (target, peer, local)
+        known = self._remembered.get(key)
+        if (
+            known is None
+            or known.inventory is not context.registry.current
+            or known.site is not context.sites.of_address(local)
+            or known.state != context.store.state(known.key)
+        ):
+            known = self._remember(key)
+            if known is None:
+                return None
+        context.journal.record(Event(time.time(), known.mac, "http", known.kind, known.detail))
+        before, after = known.response
+        return before + date() + after
+
+    def _remember(self, key: tuple[bytes, str, str]) -> _Remembered | None:
+        target, peer, local = key
+        try:
+            request = self._request("GET", target, peer, local, {})
+            if request.parts == ("ipxe",):
+                told = self._script(request)
+            elif len(request.parts) == 1 and request.parts[0] in ("boot.ipxe", "boot.ipxe.0"):
+                told = self._entry(request)
+            else:
+                return None
+        except Exception:  # the long way says what is wrong
+            return None
+        if told.reply.status != 200:
+            return None
+        before, after = zerocopy.response_head(200, told.reply.head()).split(date(), 1)
+        store = self.context.store
+        state_key = self.context.state_key(told.client) if told.client else ""
+        known = _Remembered(
+            self.context.registry.current,
+            request.site,
+            state_key,
+            store.state(state_key),
+            told.mac,
+            told.kind,
+            told.detail,
+            (before, after + told.reply.body),
+        )
+        if len(self._remembered) >= REMEMBERED:
+            self._remembered.clear()
+        self._remembered[key] = known
+        return known
+
+    def _request(self, method: str, target: bytes, peer: str, local: str, headers: Mapping[bytes, bytes]) -> Request:
+        site = self.context.sites.of_address(local)
+        if site is None:
+            raise Refused(503, "No network is served yet: `pixieboot doctor` says why.\n")
+        path, query = split(target)
+        return Request(method, path.decode("latin-1"), parts_of(path), query, peer, site, headers)
+
+    async def _answer(self, request: Request, scope: Any, receive: Receive, send: Send) -> Reply | None:
+        """The reply; None when it has been sent already."""
+        match request.parts:
+            case () if self._rest is None:
+                self._only(request, "GET")
+                return Reply(200, b"pixieboot: machines start at /boot.ipxe\n")
+            case ("boot.ipxe" | "boot.ipxe.0",):
+                return self._tell(request, self._entry(request))
+            case ("ipxe" | "grub" | "pxelinux",):
+                return self._tell(request, self._script(request))
+            case (kind,) if kind in DOCUMENTS:
+                return self._tell(request, self._document(request, kind, client_of(request, self._peer_mac(request))))
+            case ("files", kind):
+                return self._tell(request, self._document(request, kind, client_of(request, self._peer_mac(request))))
+            case ("cloud-init", mac, part) if part in SEED:
+                return self._tell(request, self._seed(request, part, client_of(request, _mac(mac))))
+            case ("v1", "boot", mac) | ("pixiecore", "v1", "boot", mac):
+                return self._tell(request, self._pixiecore(request, client_of(request, _mac(mac))))
+            case ("assets" | "images", *parts):
+                return await self._file(request, None, functools.partial(self._open_asset, parts), send, scope)
+            case ("tftp", *parts):
+                return await self._boot_file(request, "/".join(parts), send, scope)
+            case ("done",):
+                return await self._done(request)
+            case ("healthz",):
+                self._only(request, "GET")
+                failing = self._failing()
+                return Reply(503 if failing else 200, ("failing: " + ", ".join(failing) + "\n").encode() if failing else b"ok\n")
+        if self._rest is not None:
+            await self._rest(scope, receive, _canonical(send))
+            return None
+        self._only(request, "GET")
+        return self._missing(request, None, "there is no such path")
+
+    def _tell(self, request: Request, told: "_Told") -> Reply:
+        self._only(request, "GET")
+        if request.method == "GET":
+            level = "info" if told.reply.status < 500 else "alarm"
+            self.context.journal.record(Event(time.time(), told.mac, "http", told.kind, told.detail, level))
+        return told.reply
+
+    def _only(self, request: Request, *methods: str) -> None:
+        """Read-only: anything but GET, HEAD and what is named is refused."""
+        if request.method not in ("HEAD", *methods):
+            raise Refused(
+                405, f"{request.path} answers {' and '.join(methods)}.\n", [(b"Allow", ", ".join(("HEAD", *methods)).encode())]
+            )
+
+    def _peer_mac(self, request: Request) -> Mac | None:
+        return self.context.journal.mac_of(request.peer)
+
+    def _entry(self, request: Request) -> "_Told":
+        body = render.boot_ipxe().encode()
+        return _Told(Reply(200, body), None, None, "sent", {"path": request.path, "bytes": len(body), "peer": request.peer})
+
+    def _script(self, request: Request) -> "_Told":
+        """The machine's script for the loader that asks."""
+        client = client_of(request, self._peer_mac(request), SCRIPT_LOADERS[request.parts[0]])
+        assignment, step = self._next(client, request.site)
+        detail: dict[str, Any] = {
+            "path": request.path,
+            "profile": _profile_name(step),
+            "why": step.why,
+            "status": 200,
+            "peer": request.peer,
+        }
+        reply = self._refusal(step)
+        if reply is None:
+            render_script = getattr(render, request.parts[0])  # ipxe, grub or pxelinux
+            try:
+                text = render_script(step, client, assignment, request.site, self.context.registry.current)
+                reply = Reply(200, text.encode(), headers=NO_STORE)
+            except OperatorError as error:
+                detail["why"] = str(error)
+                reply = Reply(500, f"{error}\n".encode())
+        detail["status"] = reply.status
+        return _Told(reply, client, _named(client), "script", detail)
+
+    def _next(self, client: Client, site: Site) -> tuple[Assignment, Step]:
+        assignment = self.context.assign(client, site)
+        return assignment, next_boot(client, assignment, site)
+
+    def _refusal(self, step: Step) -> Reply | None:
+        """404 for who gets no boot data, or is sent to its disk in that way."""
+        if isinstance(step, Silence) or (isinstance(step, LocalDisk) and step.how == "http404"):
+            return Reply(404, f"No boot data: {step.why}.\n".encode())
+        return None
+
+    def _document(self, request: Request, kind: str, client: Client) -> "_Told":
+        """A rendered template of the machine's profile."""
+        assignment, step = self._next(client, request.site)
+        detail = {"path": request.path, "profile": assignment.profile.name if assignment.profile else None, "peer": request.peer}
+        mac = _named(client)
+        # A machine that just reported done asks once more, and one that boots from disk may read its seed: the profile decides.
+        if assignment.profile is None or (isinstance(step, Silence)):
+            return _Told(Reply(404, f"No {kind}: {step.why}.\n".encode()), client, mac, "missing", {**detail, "why": step.why})
+        if kind != "metadata" and kind not in assignment.profile.documents:
+            why = f"profile {assignment.profile.name} has no {kind}"
+            return _Told(Reply(404, f"No {kind}: {why}.\n".encode()), client, mac, "missing", {**detail, "why": why})
+        try:
+            body = render.document(kind, client, assignment, request.site, self.context.registry.current).encode()
+        except OperatorError as error:
+            return _Told(Reply(500, f"{error}\n".encode()), client, mac, "failed", {**detail, "why": str(error), "status": 500})
+        reply = Reply(200, body, JSON if kind == "ignition" else TEXT, NO_STORE)
+        return _Told(reply, client, mac, "sent", {**detail, "bytes": len(body)})
+
+    def _seed(self, request: Request, part: str, client: Client) -> "_Told":
+        """One file of cloud-init's NoCloud seed; a part that the profile does not have is there and empty."""
+        assignment, _ = self._next(client, request.site)
+        documents = assignment.profile.documents if assignment.profile else {}
+        for kind in (part, SEED[part]):
+            if kind and kind in documents:
+                return self._document(request, kind, client)
+        detail = {"path": request.path, "bytes": 0, "peer": request.peer}
+        return _Told(Reply(200, b"", headers=NO_STORE), client, _named(client), "sent", detail)
+
+    def _pixiecore(self, request: Request, client: Client) -> "_Told":
+        """Pixiecore's API, the server's side: what a foreign Pixiecore shall boot this machine with; 404: leave it alone."""
+        assignment, step = self._next(client, request.site)
+        mac, detail = _named(client), {"path": request.path, "profile": _profile_name(step), "why": step.why, "peer": request.peer}
+        if not isinstance(step, Boot):
+            reply = Reply(404, f"No boot data: {step.why}.\n".encode())
+            return _Told(reply, client, mac, "script", {**detail, "status": 404})
+        try:
+            spec = render.pixiecore(step, client, assignment, request.site, self.context.registry.current)
+            reply = Reply(200, json.dumps(spec).encode() + b"\n", JSON, NO_STORE)
+        except OperatorError as error:
+            reply, detail["why"] = Reply(500, f"{error}\n".encode()), str(error)
+        return _Told(reply, client, mac, "script", {**detail, "status": reply.status})
+
+    async def _done(self, request: Request) -> Reply:
+        """The machine reports that it is installed: kept before we say so, else a power cut would install it again."""
+        self._only(request, "GET", "POST")
+        client = client_of(request, self._peer_mac(request))
+        key = self.context.state_key(client)
+        if key == NOBODY:
+            raise Refused(400, "Which machine is done? Add ?mac=52:54:00:12:34:56 to the address.\n")
+        if request.method == "HEAD":
+            return Reply(200, b"done\n", headers=NO_STORE)
+        now = time.time()
+        store = self.context.store
+        await store.keep_state(key, replace(store.state(key), done=now))
+        self.context.journal.record(Event(now, _named(client), "http", "done", {"machine": key, "peer": request.peer}))
+        return Reply(200, b"done\n", headers=NO_STORE)
+
+    def _missing(self, request: Request, mac: Mac | None, why: str) -> Reply:
+        detail = {"path": request.path, "peer": request.peer, "why": why}
+        self.context.journal.record(Event(time.time(), mac, "http", "missing", detail))
+        return Reply(404, f"{request.path}: {why}.\n".encode())
+
+    def _open_asset(self, parts: Sequence[str]) -> File:
+        root = open_root(self.context.settings.assets)
+        try:
+            return open_below(root, parts, follow_links=True)
+        finally:
+            os.close(root)
+
+    async def _boot_file(self, request: Request, path: str, send: Send, scope: Any) -> Reply | None:
+        """A path of the TFTP tree: the same answer as by TFTP."""
+        place = content.find(path)
+        match place:
+            case content.FileBelow():
+                settings = self.context.settings
+                opening = functools.partial(
+                    open_boot_file, settings.tftp.root, place.parts, settings.loaders.values(), settings.tftp.follow_links
+                )
+                return await self._file(request, place.mac, opening, send, scope)
+            case content.Rendered():
+                return self._missing(request, None, "it is rendered for TFTP only")
+        return self._missing(request, None, place.why)
+
+    async def _file(self, request: Request, mac: Mac | None, opening: Callable[[], File], send: Send, scope: Any) -> Reply | None:
+        """A file, or the part of it that the request asks for."""
+        self._only(request, "GET")
+        try:
+            file = opening()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            return self._missing(request, mac, error.strerror or "no such file")
+        except PermissionError as error:
+            detail = {"path": request.path, "peer": request.peer, "why": error.strerror}
+            self.context.journal.record(Event(time.time(), mac, "http", "refused", detail, "warning"))
+            return Reply(403, f"{request.path}: {error.strerror}.\n".encode())
+        except OSError as error:
+            detail = {"path": request.path, "peer": request.peer, "why": error.strerror}
+            self.context.journal.record(Event(time.time(), mac, "http", "failed", detail, "warning"))
+            return Reply(500, f"{request.path}: {error.strerror}.\n".encode())
+        with file:
+            return await self._send_file(request, mac, file, send, scope)
+
+    async def _send_file(self, request: Request, mac: Mac | None, file: File, send: Send, scope: Any) -> Reply | None:
+        version = conditional.Version(file.size, file.mtime_ns, file.inode)
+        part = conditional.answer(request.headers, version)
+        content_type = CONTENT_TYPES.get(PurePosixPath(request.parts[-1]).suffix.lower(), b"application/octet-stream")
+        validators = [(b"ETag", version.etag), (b"Last-Modified", version.last_modified), (b"Accept-Ranges", b"bytes")]
+        if part.status == 412:
+            return Reply(412, b"The file is not the one you began with: start again.\n", headers=tuple(validators))
+        if part.status == 416:
+            validators.append((b"Content-Range", b"bytes */%d" % file.size))
+            return Reply(416, b"That part is beyond the end of the file.\n", headers=tuple(validators))
+        head = [(b"Date", date()), *validators]
+        if part.status == 206:
+            head.append((b"Content-Range", b"bytes %d-%d/%d" % (part.first, part.first + part.count - 1, file.size)))
+        if part.status != 304:
+            head += [(b"Content-Type", content_type), (b"Content-Length", b"%d" % part.count)]
+        began = time.monotonic()
+        if part.status == 200 and part.count > INLINE and request.method == "GET":
+            detail = {"path": request.path, "bytes": part.count, "peer": request.peer}
+            self.context.journal.record(Event(time.time(), mac, "http", "started", detail, "debug"))
+        try:
+            await send({"type": "http.response.start", "status": part.status, "headers": head})
+            if request.method == "HEAD" or not part.count:
+                await send({"type": "http.response.body", "body": b""})
+                return None
+            if part.count <= INLINE:
+                await send({"type": "http.response.body", "body": await _inline(file, part)})
+            elif zerocopy.ZEROCOPY in scope.get("extensions", {}):
+                await send({"type": zerocopy.ZEROCOPY, "file": file.fd, "offset": part.first, "count": part.count})
+            else:
+                await _stream(file, part, send)
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            detail = {"path": request.path, "peer": request.peer, "why": why, "seconds": time.monotonic() - began}
+            self.context.journal.record(Event(time.time(), mac, "http", "failed", detail, "warning"))
+            return None
+        detail = {"path": request.path, "bytes": part.count, "seconds": time.monotonic() - began, "peer": request.peer}
+        # sanboot reads a disk image in thousands of small parts: only the one that reaches the end is news.
+        level = "info" if part.first + part.count == file.size else "debug"
+        self.context.journal.record(Event(time.time(), mac, "http", "sent", detail, level))
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A reply and the fact to record about it."""
+
+    reply: Reply
+    client: Client | None
+    mac: Mac | None
+    kind: str
+    detail: Mapping[str, Any]
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, living inside our TaskGroup: no signals, no exit, no ticking."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending, self.ended = asyncio.Event(), asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def main_loop(self) -> None:
+        await self._ending.wait()
+
+    def end(self) -> None:
+        self._ending.set()
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().serve(sockets)
+        finally:
+            self.ended.set()
+
+
+NO_STORE = ((b"Cache-Control", b"no-store"),)  # scripts may hold secrets, and are rendered afresh for each boot
+SCRIPT_LOADERS = {"ipxe": Loader.IPXE, "grub": Loader.GRUB, "pxelinux": Loader.PXELINUX}
+
+
+def client_of(request: Request, mac: Mac | None, loader: Loader = Loader.IPXE) -> Client:
+    """Who asks, by the query (interface.md §4).  mac: what is known without it.  Raises Refused for a wrong spelling."""
+    labels: dict[str, str] = {}
+    for name, value in parse_qsl(request.query.decode("latin-1"), max_num_fields=None, encoding="utf-8", errors="replace"):
+        labels.setdefault(name, value)  # the first of several, as Matchbox reads them; empty ones tell nothing
+    spelled = next((labels.pop(name) for name in list(labels) if name.lower() == "mac"), None)
+    uuid = parse_uuid(labels.pop("uuid", ""))
+    arch = IPXE_ARCHES.get((labels.get("arch", ""), labels.get("platform", ""))) or _ARCH_NAMES.get(labels.get("arch", ""))
+    return Client(
+        mac=_mac(spelled) if spelled else mac or NOBODY,
+        arch=arch,
+        loader=loader,
+        stage=Stage.SCRIPT,
+        uuid=uuid,
+        serial=labels.get("serial"),
+        address=request.peer,
+        labels=labels,
+    )
+
+
+_ARCH_NAMES = {arch.value: arch for arch in Arch}
+
+
+def _mac(text: str) -> Mac:
+    try:
+        return Mac.parse(text)
+    except ValueError as error:
+        raise Refused(400, f"{error}.\n") from None
+
+
+def _named(client: Client) -> Mac | None:
+    return None if client.mac == NOBODY else client.mac
+
+
+def _profile_name(step: Step) -> str | None:
+    return step.profile.name if isinstance(step, Boot) else "local" if isinstance(step, LocalDisk) else None
+
+
+def split(target: bytes) -> tuple[bytes, bytes]:
+    """(path, query) of a request target in origin or absolute form (RFC 9112 §3.2)."""
+    if not target.startswith(b"/"):
+        scheme, found, rest = target.partition(b"://")
+        if not found or scheme.lower() not in (b"http", b"https"):
+            raise Refused(400, "Bad request: the target is neither a path nor an http address.\n")
+        slash = rest.find(b"/")
+        target = rest[slash:] if slash >= 0 else b"/"
+    path, _, query = target.partition(b"?")
+    return path, query
+
+
+def parts_of(path: bytes) -> tuple[str, ...]:
+    """The decoded parts of a path, empty ones and "." left out.  Decoded once; what could mean another place is refused."""
+    try:
+        text = unquote_to_bytes(path).decode()
+    except UnicodeDecodeError:
+        raise Refused(400, "Bad request: the path is not UTF-8.\n") from None
+    if _CONTROL.search(text):
+        raise Refused(400, "Bad request: a backslash or a control character in the path.\n")
+    parts = tuple(part for part in text.split("/") if part not in ("", "."))
+    if ".." in parts:
+        raise Refused(400, "Bad request: .. in the path.\n")
+    return parts
+
+
+def date() -> bytes:
+    """Now, as in a Date header."""
+    return _date(int(time.time()))
+
+
+@functools.lru_cache(2)
+def _date(now: int) -> bytes:
+    return formatdate(now, usegmt=True).encode()
+
+
+async def _inline(file: File, part: conditional.Answer) -> bytes:
+    """A small part of a file: at once if it is in the page cache, else by a thread."""
+    buffer = bytearray(part.count)
+    try:
+        if os.preadv(file.fd, [buffer], part.first, os.RWF_NOWAIT) == part.count:
+            return bytes(buffer)
+    except OSError:
+        pass  # not there, or a file system that does not tell
+    loop = asyncio.get_running_loop()
+    whole = await loop.run_in_executor(None, os.pread, file.fd, part.count, part.first)
+    if len(whole) < part.count:
+        raise OSError(0, "the file became shorter during the transfer")
+    return whole
+
+
+async def _stream(file: File, part: conditional.Answer, send: Send) -> None:
+    """A part of a file through this process's memory, a little at a time; the sender waits for slow readers."""
+    loop = asyncio.get_running_loop()
+    at, left = part.first, part.count
+    while left:
+        piece = await loop.run_in_executor(None, os.pread, file.fd, min(CHUNK, left), at)
+        if not piece:
+            raise OSError(0, "the file became shorter during the transfer")
+        at, left = at + len(piece), left - len(piece)
+        await send({"type": "http.response.body", "body": piece, "more_body": bool(left)})
+
+
+def _canonical(send: Send) -> Send:
+    """For applications that write header names in lower case and leave the date to the server (Starlette)."""
+
+    async def canonical(message: Mapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            headers = [(zerocopy.canonical(name), value) for name, value in message.get("headers", ())]
+            message = {**message, "headers": [(b"Date", date()), *headers]}
+        await send(message)
+
+    return canonical

@@ -1,0 +1,681 @@
+"""uvicorn's protocol classes with what a netboot server needs of them: files without copying, header names in canonical case
+(GRUB 2.06 compares them case-sensitively), limits that hold, and a short way for small answers.
+
+The application sends an ASGI `http.response.zerocopysend` message; `os.sendfile` moves the bytes in pieces on the event loop.
+A piece that is not in the page cache is read by a thread first, so that a slow disk never stalls DHCP.  Not `loop.sendfile`:
+`transport.abort()` while it runs leaves it hanging for ever (Python 3.11), and it blocks the loop on a cold file.
+
+These are hooks into uvicorn's inside.  `chosen` proves them over a socket pair at start; where one is gone, uvicorn's plain h11
+class serves: it keeps the header case and streams files.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import re
+import socket
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, Protocol
+
+import h11
+from uvicorn import Config
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+from uvicorn.server import ServerState
+
+try:
+    import httptools
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+except ImportError:  # no wheel for 32-bit ARM: h11 does it all
+    httptools = None  # type: ignore[assignment]
+
+ZEROCOPY = "http.response.zerocopysend"
+
+PIECE = 256 * 1024  # bytes per sendfile: some 100 µs of the loop
+AHEAD = 4 * PIECE  # bytes that a thread reads at a time from a cold file
+STALL = 0.01  # seconds that one sendfile may take; a slower one waited for the disk although the probe found the page
+READERS = 4  # threads for cold files
+
+HEAD_LIMIT = 32 * 1024  # bytes of request line and headers
+HEAD_SECONDS = 15.0  # from a request's first byte to its last header
+IDLE_SECONDS = 60.0  # between requests
+STALL_SECONDS = 30.0  # without one byte of progress, in either direction
+CONNECTIONS = 1000  # at most; above it the source that holds most of them loses its laziest
+VETTED_LIMIT = 1024  # different header blocks remembered as harmless
+
+IP_PKTINFO, IP_PKTOPTIONS = 8, 9  # linux/in.h
+_TARGET = re.compile(rb"[!-~]{1,4096}")
+_BODY_OR_MORE = {b"content-length", b"transfer-encoding", b"upgrade", b"expect"}
+
+log = logging.getLogger(__name__)
+
+Header = tuple[bytes, bytes]
+
+
+class Application(Protocol):
+    """What these classes ask of the ASGI application beyond ASGI."""
+
+    def admits(self, local: str, ifindex: int | None) -> bool:
+        """Is a connection to this address of ours, in by this interface, to be answered at all?"""
+
+    def at_once(self, target: bytes, peer: str, local: str) -> bytes | None:
+        """The whole response to a plain GET over HTTP/1.1 if it is at hand, else None.  target is as on the wire."""
+
+
+@lru_cache(256)
+def canonical(name: bytes) -> bytes:
+    """b"content-length" -> b"Content-Length"; names that have capitals already stay."""
+    if name != name.lower():
+        return name
+    return {b"etag": b"ETag", b"www-authenticate": b"WWW-Authenticate"}.get(name, name.title())
+
+
+class Copy:
+    """One range of a file on its way into a socket, in pieces that never stall the loop.  Await `done`."""
+
+    def __init__(self, connection: int, file: int, offset: int, count: int, on_progress: Callable[[], None]) -> None:
+        """connection: the descriptor of a non-blocking socket.  Both are duplicated, so that their owners may close theirs."""
+        self._loop = asyncio.get_running_loop()
+        self._in, self._out = os.dup(file), os.dup(connection)  # asyncio guards the transport's own descriptor
+        self._offset, self._left, self._on_progress = offset, count, on_progress
+        self._warm_to = offset  # the file is in the page cache up to here
+        self._slow = False
+        self._waiting = self._reading = False
+        self.sent = 0
+        self.done: asyncio.Future[None] = self._loop.create_future()
+        self._step()
+
+    def cancel(self) -> None:
+        """The connection is gone."""
+        self._finish(ConnectionResetError(errno.ECONNRESET, "the connection was closed during the transfer"))
+
+    def _step(self) -> None:
+        piece = min(PIECE, self._left)
+        if self._offset + piece > self._warm_to and not self._warm(piece):
+            self._wait(False)
+            self._reading = True
+            reading = self._loop.run_in_executor(_readers(), _read, os.dup(self._in), self._offset, min(AHEAD, self._left))
+            reading.add_done_callback(self._read)
+            return
+        start = time.perf_counter()
+        try:
+            sent = os.sendfile(self._out, self._in, self._offset, piece)
+        except BlockingIOError:
+            self._wait(True)
+            return
+        except OSError as error:
+            self._finish(error)
+            return
+        if not sent:
+            self._finish(OSError(errno.ENODATA, "the file became shorter during the transfer"))
+            return
+        if time.perf_counter() - start > STALL:
+            self._slow = True
+        self._offset += sent
+        self._left -= sent
+        self.sent += sent
+        self._on_progress()
+        if self._left:
+            self._wait(True)
+        else:
+            self._finish(None)
+
+    def _warm(self, piece: int) -> bool:
+        """Are the piece's last byte and, at the start, its first in the page cache?  Read-ahead fills what is between."""
+        if self._slow:
+            return False
+        try:
+            if not self.sent:
+                os.preadv(self._in, [bytearray(1)], self._offset, os.RWF_NOWAIT)
+            os.preadv(self._in, [bytearray(1)], self._offset + piece - 1, os.RWF_NOWAIT)
+        except OSError:  # EAGAIN: not there; EOPNOTSUPP (vfat, NFS, tmpfs): it does not tell
+            return False
+        self._warm_to = self._offset + piece
+        return True
+
+    def _read(self, reading: asyncio.Future[int]) -> None:
+        self._reading = False
+        if self.done.done():
+            self._close()
+        elif error := reading.exception():
+            self._finish(error)
+        else:
+            self._warm_to = self._offset + max(1, reading.result())
+            self._step()
+
+    def _wait(self, waiting: bool) -> None:
+        if waiting and not self._waiting:
+            self._loop.add_writer(self._out, self._step)
+        elif self._waiting and not waiting:
+            self._loop.remove_writer(self._out)
+        self._waiting = waiting
+
+    def _finish(self, error: BaseException | None) -> None:
+        if self.done.done():
+            return
+        self._wait(False)
+        if error:
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(None)
+        if not self._reading:
+            self._close()
+
+    def _close(self) -> None:
+        os.close(self._in)
+        os.close(self._out)
+
+
+def _read(file: int, offset: int, count: int) -> int:
+    """In a thread: bring this part of the file into the page cache, and ask for what follows.  The bytes found there."""
+    try:
+        os.posix_fadvise(file, offset, 2 * count, os.POSIX_FADV_WILLNEED)
+        buffer, found = bytearray(PIECE), 0
+        while found < count and (got := os.preadv(file, [buffer], offset + found)):
+            found += got
+        return found
+    finally:
+        os.close(file)
+
+
+@lru_cache(1)
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(READERS, "cold-file")
+
+
+class _Connection(asyncio.Protocol):
+    """The mixin: what both parsers' classes share.  Everything uvicorn-specific that it relies on is proved by `_proof`."""
+
+    transport: asyncio.Transport
+    cycle: Any
+    flow: Any
+    config: Config
+    connections: set[Any]
+    vetted: dict[bytes, None] = {}  # noqa: RUF012  (header blocks that the parser found to be a plain GET's, of all connections)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.peer = self.local = ""
+        self.since = time.monotonic()  # of the last progress
+        self.in_head = False
+        self._copy: Copy | None = None
+        self._refusal: tuple[int, str] = (400, "Bad request: this is not HTTP/1.1.\n")
+        self._at_once: Callable[[bytes, str, str], bytes | None] = getattr(self.config.loaded_app, "at_once", _nothing)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # Nothing may wait in the transport when sendfile starts: any rest counts as "paused".
+        transport.set_write_buffer_limits(high=0)
+        sock = transport.get_extra_info("socket")
+        with_address = sock.family in (socket.AF_INET, socket.AF_INET6)
+        self.local, self.peer = (self.server[0], self.client[0]) if with_address and self.server and self.client else ("", "")  # type: ignore[attr-defined]
+        admits = getattr(self.config.loaded_app, "admits", None)
+        if admits and not admits(self.local, arrival_interface(sock)):
+            transport.abort()
+        elif len(self.connections) > CONNECTIONS:
+            laziest(self.connections - {self}).transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._copy:
+            self._copy.cancel()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool:
+        """A client that has said all it wants (half-closed) still gets its answer."""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        self.cycle.keep_alive = False
+        return True
+
+    def resume_writing(self) -> None:
+        self.since = time.monotonic()
+        super().resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        fresh = not self.in_head and (self.cycle is None or self.cycle.response_complete)
+        if fresh or not self.in_head:
+            self.since = time.monotonic()
+        if not fresh:
+            super().data_received(data)
+            return
+        line = data.find(b"\r\n")
+        block = data[line:]
+        if block in self.vetted and data.startswith(b"GET ") and data.endswith(b" HTTP/1.1", 0, line):
+            target = data[4 : line - 9]
+            if _TARGET.fullmatch(target) and not self.flow.write_paused:
+                if answer := self._at_once(target, self.peer, self.local):
+                    self._unset_keepalive_if_required()  # type: ignore[attr-defined]
+                    self.transport.write(answer)
+                    return
+        self._plain = False
+        super().data_received(data)
+        if self._plain and len(block) <= 1024 and block.find(b"\r\n\r\n") == len(block) - 4:
+            if len(self.vetted) >= VETTED_LIMIT:
+                self.vetted.clear()
+            self.vetted[block] = None
+
+    def overdue(self, now: float) -> bool:
+        """Has this connection made no progress for longer than its state allows?"""
+        quiet = now - self.since
+        if self._copy or self.transport.get_write_buffer_size():
+            return quiet > STALL_SECONDS
+        if self.in_head:
+            return quiet > HEAD_SECONDS
+        if self.cycle is None or self.cycle.response_complete:
+            return quiet > IDLE_SECONDS
+        return bool(self.cycle.more_body) and quiet > STALL_SECONDS
+
+    def refuse(self, status: int, sentence: str) -> None:
+        self._refusal = (status, sentence)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, and close.  Replaces uvicorn's, whose header names are in lower case."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:  # else it would end up inside another response
+            status, sentence = self._refusal
+            body = sentence.encode()
+            head = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Connection", b"close")]
+            self.transport.write(response_head(status, [*head, (b"Content-Length", b"%d" % len(body))]) + body)
+        self.transport.close()
+
+    def _attach(self, cycle: Any) -> None:
+        """Let the application's messages go our way."""
+        if not isinstance(cycle.__dict__.get("send"), _Sender):
+            cycle.scope.setdefault("extensions", {})[ZEROCOPY] = {}
+            cycle.send = _Sender(self, cycle)
+
+    async def copy(self, file: int, offset: int, count: int) -> None:
+        """The bytes of a file range, after everything written so far.  Raises OSError when they did not all get out."""
+        await self.flow.drain()
+        if self.transport.is_closing():
+            raise ConnectionResetError(errno.ECONNRESET, "the connection was closed")
+        self._copy = Copy(self.transport.get_extra_info("socket").fileno(), file, offset, count, self._progress)
+        try:
+            await self._copy.done
+        finally:
+            self._copy.cancel()
+            self._copy = None
+
+    def _progress(self) -> None:
+        self.since = time.monotonic()
+
+    def head(self, cycle: Any, status: int, headers: list[Header]) -> bytes:
+        raise NotImplementedError
+
+    def data(self, cycle: Any, body: bytes) -> bytes:
+        raise NotImplementedError
+
+    def count(self, cycle: Any, size: int) -> None:
+        raise NotImplementedError
+
+    def end(self, cycle: Any) -> bytes:
+        raise NotImplementedError
+
+    def finished(self, cycle: Any) -> None:
+        raise NotImplementedError
+
+
+class _Sender:
+    """The `send` that the application gets for one request."""
+
+    def __init__(self, connection: _Connection, cycle: Any) -> None:
+        self._connection, self._cycle = connection, cycle
+        self._head: bytes | None = None  # waits for the first piece of body: both leave in one write
+
+    async def __call__(self, message: Mapping[str, Any]) -> None:
+        connection, cycle = self._connection, self._cycle
+        kind = message["type"]
+        if connection.flow.write_paused and not cycle.disconnected:
+            await connection.flow.drain()
+        if cycle.disconnected:
+            if kind == ZEROCOPY:
+                raise ConnectionResetError(errno.ECONNRESET, "the connection was closed")
+            return
+        if kind == "http.response.start":
+            if cycle.response_started:
+                raise RuntimeError("a response was started twice")
+            cycle.response_started, cycle.waiting_for_100_continue = True, False
+            headers = [(canonical(name), value) for name, value in message.get("headers", ())]
+            self._head = connection.head(cycle, message["status"], headers)
+            return
+        if not cycle.response_started or cycle.response_complete:
+            raise RuntimeError(f"{kind} before the start of a response or after its end")
+        head, self._head = self._head or b"", None
+        try:
+            if kind == ZEROCOPY:
+                if head:
+                    connection.transport.write(head)
+                if cycle.scope["method"] != "HEAD":
+                    connection.count(cycle, message["count"])
+                    await connection.copy(message["file"], message["offset"], message["count"])
+                head = b""
+            else:
+                body = message.get("body", b"")
+                head += connection.data(cycle, b"" if cycle.scope["method"] == "HEAD" else body)
+            if not message.get("more_body", False):
+                head += connection.end(cycle)
+                cycle.response_complete = True
+        except OSError:
+            connection.transport.abort()
+            raise
+        if head:
+            connection.transport.write(head)
+        if cycle.response_complete:
+            connection.since = time.monotonic()
+            cycle.message_event.set()
+            connection.finished(cycle)
+
+
+class ZeroCopyH11(_Connection, H11Protocol):  # type: ignore[misc]
+    """uvicorn's pure-Python protocol class with all of the above."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn = _StrictH11(self)
+
+    def handle_events(self) -> None:
+        before = self.cycle
+        super().handle_events()
+        # uvicorn has made the task but it has not run yet: its first `send` is ours already.
+        if self.cycle is not before:
+            self._attach(self.cycle)
+        self.in_head = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
+
+    def head(self, cycle: Any, status: int, headers: list[Header]) -> bytes:
+        if not cycle.keep_alive:
+            headers.append((b"Connection", b"close"))
+        response = h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status])
+        return self.conn.send(response) or b""
+
+    def data(self, cycle: Any, body: bytes) -> bytes:
+        return self.conn.send(h11.Data(data=body)) or b""
+
+    def count(self, cycle: Any, size: int) -> None:
+        self.conn.send_with_data_passthrough(h11.Data(data=_Span(size)))  # type: ignore[arg-type]
+
+    def end(self, cycle: Any) -> bytes:
+        try:
+            return self.conn.send(h11.EndOfMessage()) or b""
+        except h11.LocalProtocolError as error:  # fewer bytes than Content-Length said
+            raise OSError(errno.EPIPE, str(error)) from error
+
+    def finished(self, cycle: Any) -> None:
+        if self.conn.our_state is h11.MUST_CLOSE or not cycle.keep_alive:
+            self.conn.send(h11.ConnectionClosed())
+            self.transport.close()
+        cycle.on_response()
+
+
+class _Span:
+    """Bytes that h11 only has to count."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+
+class _StrictH11(h11.Connection):
+    """h11's own rules, and those of protocol.md §4 that it is lenient about."""
+
+    def __init__(self, protocol: ZeroCopyH11) -> None:
+        super().__init__(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
+        self._protocol = protocol
+
+    def next_event(self) -> Any:
+        try:
+            event = super().next_event()
+        except h11.RemoteProtocolError as error:
+            self._protocol.refuse(error.error_status_hint, f"Bad request: {error}.\n")
+            raise
+        if type(event) is h11.Request:
+            headers = list(event.headers)
+            if fault := _fault(headers, event.http_version == b"1.1"):
+                self._protocol.refuse(400, fault)
+                raise h11.RemoteProtocolError(fault)
+            names = {name for name, _ in headers}
+            self._protocol._plain = event.method == b"GET" and _plain(names, headers) and event.http_version == b"1.1"
+        return event
+
+
+if httptools is not None:
+
+    class ZeroCopyHttpTools(_Connection, HttpToolsProtocol):  # type: ignore[misc]
+        """uvicorn's class on httptools (llhttp in C) with all of the above."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._unfinished = 0  # bytes of a request head that came in earlier reads
+
+        def data_received(self, data: bytes) -> None:
+            began = self.in_head
+            super().data_received(data)
+            if self.in_head and self.parser:
+                # In the read where the head begins, other requests may stand before it: only whole reads count.
+                self._unfinished = self._unfinished + len(data) if began else 0
+                if self._unfinished > HEAD_LIMIT or (not began and len(data) > 8 * HEAD_LIMIT):
+                    self.refuse(431, "The request line and headers are longer than 32 KiB.\n")
+                    self.send_400_response("")
+
+        def on_message_begin(self) -> None:
+            self.in_head = True
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self.in_head, self._unfinished = False, 0
+            version = self.parser.get_http_version()
+            fault = _fault(self.headers, version == "1.1")
+            if fault:
+                self.refuse(400, fault)
+                raise h11.RemoteProtocolError(fault)
+            if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEAD_LIMIT:
+                self.refuse(431, "The request line and headers are longer than 32 KiB.\n")
+                raise h11.RemoteProtocolError("head too long")
+            if version == "1.1" and self.parser.get_method() == b"GET" and self.parser.should_keep_alive():
+                names = {name for name, _ in self.headers}
+                if _plain(names, ()):
+                    self._plain = True
+                    idle = self.cycle is None or self.cycle.response_complete
+                    if idle and not self.flow.write_paused and not self.transport.is_closing():
+                        if answer := self._at_once(self.url, self.peer, self.local):
+                            self.transport.write(answer)
+                            self.cycle = _ANSWERED
+                            return
+            super().on_headers_complete()
+
+        def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+            self._attach(cycle)
+            super()._start_asgi_task(cycle, app)
+
+        def head(self, cycle: Any, status: int, headers: list[Header]) -> bytes:
+            for name, value in headers:
+                match name.lower():
+                    case b"content-length":
+                        cycle.chunked_encoding, cycle.expected_content_length = False, int(value)
+                    case b"connection" if b"close" in value.lower():
+                        cycle.keep_alive = False
+            if cycle.chunked_encoding is None and status not in (204, 304):
+                # Of unknown length: chunks, or to a client of HTTP/1.0 all until the connection closes.
+                cycle.chunked_encoding = cycle.scope["http_version"] == "1.1"
+                if cycle.chunked_encoding:
+                    headers.append((b"Transfer-Encoding", b"chunked"))
+                else:
+                    cycle.keep_alive = False
+            if not cycle.keep_alive and not any(name == b"Connection" for name, _ in headers):
+                headers.append((b"Connection", b"close"))
+            if cycle.scope["method"] == "HEAD":
+                cycle.chunked_encoding, cycle.expected_content_length = False, 0
+            return response_head(status, headers)
+
+        def data(self, cycle: Any, body: bytes) -> bytes:
+            if cycle.chunked_encoding:
+                return b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            self.count(cycle, len(body))
+            return body
+
+        def count(self, cycle: Any, size: int) -> None:
+            if not cycle.chunked_encoding and cycle.keep_alive and size > cycle.expected_content_length:
+                raise RuntimeError("more body than Content-Length says")
+            cycle.expected_content_length -= size
+
+        def end(self, cycle: Any) -> bytes:
+            if cycle.chunked_encoding:
+                return b"0\r\n\r\n"
+            if cycle.expected_content_length > 0:
+                raise OSError(errno.EPIPE, "less body than Content-Length says")
+            return b""
+
+        def finished(self, cycle: Any) -> None:
+            if not cycle.keep_alive:
+                self.transport.close()
+            cycle.on_response()
+
+
+class _Answered:
+    """Stands for a request that was answered at once: uvicorn asks its last request for these."""
+
+    response_complete = True
+    keep_alive = True
+    disconnected = False
+    more_body = False
+    message_event = asyncio.Event()
+
+
+_ANSWERED = _Answered()
+
+
+def _nothing(target: bytes, peer: str, local: str) -> bytes | None:
+    return None
+
+
+def _plain(names: set[bytes], headers: Iterable[Header]) -> bool:
+    """Nothing but a request for bytes: no body, no upgrade, no closing."""
+    if names & _BODY_OR_MORE:
+        return False
+    return not any(name == b"connection" and b"close" in value.lower() for name, value in headers)
+
+
+def _fault(headers: list[Header], is_1_1: bool) -> str | None:
+    """Why a request with these headers is refused: framing that two parties could read differently (RFC 9112 §3.2, §6.3)."""
+    hosts = lengths = codings = 0
+    for name, _ in headers:
+        if name == b"host":
+            hosts += 1
+        elif name == b"content-length":
+            lengths += 1
+        elif name == b"transfer-encoding":
+            codings += 1
+    if hosts > 1 or (is_1_1 and not hosts):
+        return "Bad request: HTTP/1.1 wants exactly one Host header.\n"
+    if codings > 1 or (lengths and codings):
+        return "Bad request: Content-Length together with Transfer-Encoding, or one of them twice.\n"
+    if codings and not is_1_1:
+        return "Bad request: HTTP/1.0 knows no Transfer-Encoding.\n"
+    return None
+
+
+def response_head(status: int, headers: Iterable[Header]) -> bytes:
+    """Status line and headers as they go over the wire."""
+    lines = [b"HTTP/1.1 %d %b" % (status, STATUS_PHRASES[status])]
+    lines += [b"%b: %b" % header for header in headers]
+    head = b"\r\n".join(lines)
+    if head.count(b"\n") != len(lines) - 1 or b"\0" in head:
+        raise ValueError("a line break or NUL in a response header")
+    return head + b"\r\n\r\n"
+
+
+def arrival_interface(sock: Any) -> int | None:
+    """The index of the interface that a TCP connection came in by; None where the kernel does not tell.
+
+    The listening socket must have IP_PKTINFO set.  The local address alone does not tell: Linux answers for all of its
+    addresses on every link.
+    """
+    try:
+        options = sock.getsockopt(socket.IPPROTO_IP, IP_PKTOPTIONS, 64)
+    except OSError:
+        return None
+    if len(options) < 28:
+        return None
+    length, level, kind, index = struct.unpack_from("=Q2iI", options)
+    return index if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO) and length >= 28 else None
+
+
+def laziest(connections: Iterable[Any]) -> Any:
+    """Whom to drop when there are too many: of the source with most connections, the one longest without progress."""
+    by_source: dict[str, list[Any]] = {}
+    for connection in connections:
+        by_source.setdefault(connection.peer, []).append(connection)
+    worst = max(by_source.values(), key=lambda held: len(held))
+    return min(worst, key=lambda connection: connection.since)
+
+
+def overdue(connections: Iterable[Any], now: float) -> list[Any]:
+    """Connections that have used up the time their state allows: the caller aborts them."""
+    return [c for c in connections if isinstance(c, _Connection) and c.overdue(now)]
+
+
+async def chosen() -> type[asyncio.Protocol]:
+    """The best protocol class whose hooks work with the uvicorn that is installed."""
+    candidates: list[type[asyncio.Protocol]] = [ZeroCopyH11]
+    if httptools is not None:
+        candidates.insert(0, ZeroCopyHttpTools)
+    for candidate in candidates:
+        try:
+            async with asyncio.timeout(2):
+                await _proof(candidate)
+        except Exception as error:
+            log.warning("%s does not work with this uvicorn (%s): trying the next", candidate.__name__, error)
+        else:
+            return candidate
+    log.warning("no zero-copy hook works with this uvicorn: files are streamed, which costs about ten times the CPU")
+    return H11Protocol
+
+
+async def _proof(candidate: type[asyncio.Protocol]) -> None:
+    """Serve one file over a socket pair.  Raises if a header name lost its case, or a byte went another way than sendfile."""
+    body = b"0123456789" * 10
+    with tempfile.TemporaryFile() as file:
+        file.write(body)
+        file.flush()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            headers = [(b"Content-Length", b"10"), (b"ETag", b'"proof"')]
+            await send({"type": "http.response.start", "status": 206, "headers": headers})
+            await send({"type": ZEROCOPY, "file": file.fileno(), "offset": 40, "count": 10})
+
+        config = Config(
+            app, log_config=None, server_header=False, date_header=False, lifespan="off", proxy_headers=False, ws="none"
+        )
+        config.load()
+        state = ServerState()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            loop = asyncio.get_running_loop()
+            theirs.setblocking(False)
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: candidate(config=config, server_state=state, app_state={}, _loop=loop),  # type: ignore[call-arg]
+                ours,
+            )
+            try:
+                answers = b""
+                for _ in range(2):  # twice: keep-alive shows that both sides' bookkeeping is right
+                    await loop.sock_sendall(theirs, b"GET /proof HTTP/1.1\r\nHost: self-test\r\n\r\n")
+                    while not answers.endswith(body[40:50]) or len(answers) < 40:
+                        piece = await loop.sock_recv(theirs, 4096)
+                        if not piece:
+                            raise RuntimeError("the connection was closed")
+                        answers += piece
+                    expected = b'HTTP/1.1 206 Partial Content\r\nContent-Length: 10\r\nETag: "proof"\r\n\r\n' + body[40:50]
+                    if answers != expected:
+                        raise RuntimeError(f"it answered {answers!r}")
+                    answers = b""
+            finally:
+                transport.abort()
+                await asyncio.sleep(0)
