@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from pixieboot import __version__, config
 from pixieboot.config import Settings
-from pixieboot.errors import Faults
+from pixieboot.errors import Faults, OperatorError
 from pixieboot.journal import Journal
 from pixieboot.leases import Leases
 from pixieboot.model import Arch, Event
@@ -66,7 +66,10 @@ def run(path: Path | None, overrides: Mapping[str, Any]) -> None:
 async def _run(daemon: "Daemon", user: privilege.User | None) -> None:
     daemon.bind()
     privilege.drop(user)
-    await daemon.serve()
+    try:
+        await daemon.serve()
+    except* OperatorError as group:  # a second DHCP server on the wire is found out only once the sockets are open
+        raise group.exceptions[0] from None
 
 
 class Daemon:
