@@ -95,10 +95,12 @@ class Tap:
         self._on_frame: Callable[[bytes, str], None] | None = None
 
     def bind(self) -> None:
-        """Open it with the filter in place before the first frame."""
-        self._socket = open_packet_socket(0)
+        """Open it; nothing that the filter does not let through is ever handed on."""
+        self._socket = open_packet_socket(self._protocol)
         _attach(self._socket, self._program)
-        self._socket.bind(("", self._protocol))
+        with suppress(BlockingIOError):
+            while True:
+                self._socket.recv(1)  # what came before the filter was in place
 
     def start(self, on_frame: Callable[[bytes, str], None]) -> None:
         """Hand every frame, and the name of its interface, to on_frame from now on."""

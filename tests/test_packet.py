@@ -1,0 +1,154 @@
+"""Frames to clients without an address, ARP questions, and the tap on what servers say."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+
+from pixieboot.errors import OperatorError
+from pixieboot.serve import packet
+from pixieboot.serve.links import Link, read_links
+from pixieboot.serve.packet import ETH_IP, SERVER_ANSWERS, Arp, Frames, Tap, checksum, udp_frame
+from tests.netns import Host, Network
+
+CLIENT = bytes.fromhex("525400123456")
+SERVER = bytes.fromhex("525400000001")
+
+
+@given(st.binary(max_size=1472))
+def test_frames_are_what_scapy_would_make(payload: bytes) -> None:
+    frame = udp_frame(CLIENT, SERVER, "192.168.77.1", 67, "192.168.77.100", 68, payload)
+    addressed = IP(src="192.168.77.1", dst="192.168.77.100", id=0, flags="DF")
+    assert frame == bytes(Ether(dst=CLIENT, src=SERVER) / addressed / UDP(sport=67, dport=68) / payload)
+
+
+def test_a_sum_of_nothing_is_written_as_ones() -> None:
+    assert checksum(b"\xff\xff\xff\xff") == 0xFFFF and checksum(b"\0\1\0\2") == 0xFFFC
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[Host, Host]]:
+    with Network("packet") as network:
+        switch = network.switch()
+        yield switch.host("server", "10.5.0.1/24"), switch.host("client", "10.5.0.9/24", mac="52:54:00:12:34:56")
+
+
+def eth0(host: Host) -> Link:
+    with host.entered():
+        return next(link for link in read_links() if link.name == "eth0")
+
+
+@pytest.mark.needs_root
+def test_a_frame_reaches_a_client_that_nobody_has_in_its_arp_cache(hosts: tuple[Host, Host]) -> None:
+    server, client = hosts
+    with client.entered():
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        receiver.bind(("", 68))
+        receiver.settimeout(5)
+    link = eth0(server)
+    with server.entered():
+        frames = Frames()
+        frames.bind()
+        frames.send(link, udp_frame(CLIENT, link.mac, "10.5.0.1", 67, "10.5.0.9", 68, b"offer"))
+        assert "10.5.0.9" not in server.run("ip", "neighbour").stdout
+    with receiver:
+        assert receiver.recvfrom(100) == (b"offer", ("10.5.0.1", 67))
+    frames.close()
+    with pytest.raises(OSError, match="not open"):
+        frames.send(link, b"")
+
+
+@pytest.mark.needs_root
+def test_arp_tells_who_has_an_address_and_hears_nothing_of_a_free_one(hosts: tuple[Host, Host]) -> None:
+    server, client = hosts
+    link = eth0(server)
+    heard: list[tuple[str, bytes, str]] = []
+
+    async def work() -> None:
+        with server.entered():
+            arp = Arp()
+            arp.bind()
+        arp.start(lambda address, mac, interface: heard.append((address, mac, interface)))
+        with server.entered():
+            arp.ask(link, "10.5.0.77")
+            arp.ask(link, "10.5.0.9")
+        async with asyncio.timeout(5):
+            while not heard:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        arp.close()
+
+    asyncio.run(work())
+    assert heard == [("10.5.0.9", CLIENT, "eth0")]
+    assert "10.5.0.1" not in client.run("ip", "neighbour").stdout  # a probe leaves no trace in caches (RFC 5227)
+
+
+@pytest.mark.needs_root
+def test_the_tap_lets_only_servers_answers_through(hosts: tuple[Host, Host]) -> None:
+    server, client = hosts
+    seen: list[bytes] = []
+
+    async def work() -> None:
+        with server.entered():
+            tap = Tap(ETH_IP, SERVER_ANSWERS)
+            tap.bind()
+        tap.start(lambda frame, interface: seen.append(frame[42:]))
+        link = eth0(client)
+        with client.entered():
+            frames = Frames()
+            frames.bind()
+            for source, target, payload in ((68, 67, b"discover"), (53, 68, b"dns"), (67, 68, b"offer"), (67, 67, b"relayed")):
+                frames.send(link, udp_frame(b"\xff" * 6, link.mac, "10.5.0.9", source, "255.255.255.255", target, payload))
+            frames.close()
+        async with asyncio.timeout(5):
+            while not seen:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        tap.close()
+
+    asyncio.run(work())
+    assert seen == [b"offer"]
+
+
+@pytest.mark.needs_root
+def test_an_exception_in_the_handler_does_not_stop_the_tap(hosts: tuple[Host, Host], caplog: pytest.LogCaptureFixture) -> None:
+    server, client = hosts
+    seen: list[bytes] = []
+
+    def trip(frame: bytes, interface: str) -> None:
+        seen.append(frame)
+        raise ZeroDivisionError("tripped")
+
+    async def work() -> None:
+        with server.entered():
+            tap = Tap(ETH_IP, SERVER_ANSWERS)
+            tap.bind()
+        tap.start(trip)
+        link = eth0(client)
+        with client.entered():
+            frames = Frames()
+            frames.bind()
+            for _ in range(2):
+                frames.send(link, udp_frame(b"\xff" * 6, link.mac, "10.5.0.9", 67, "255.255.255.255", 68, b"offer"))
+            frames.close()
+        async with asyncio.timeout(5):
+            while len(seen) < 2:
+                await asyncio.sleep(0.01)
+        tap.close()
+
+    asyncio.run(work())
+    assert caplog.text.count("bug while handling") == 2
+
+
+def test_a_missing_right_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(packet.socket, "socket", refuse)
+    with pytest.raises(OperatorError, match="CAP_NET_RAW"):
+        packet.open_packet_socket(0)
