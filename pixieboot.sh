@@ -53,8 +53,12 @@ missing() {
     done
 }
 
+# apt-get, in silence unless it fails.
 apt_get() {
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=600 "$@" </dev/null
+    output=$(as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=600 "$@" </dev/null 2>&1) || {
+        printf '%s\n' "$output" >&2
+        return 1
+    }
 }
 
 # Install these packages if they are missing.  A machine whose package lists are old or absent gets new ones.
@@ -63,10 +67,10 @@ packages() {
     [ -n "$lacking" ] || return 0
     say "installing packages: $lacking"
     # shellcheck disable=SC2086 # a list of words
-    apt_get install -y --no-install-recommends $lacking >/dev/null 2>&1 && return 0
-    apt_get update >/dev/null || die "apt-get update failed: is the network up?"
+    apt_get install -y --no-install-recommends $lacking 2>/dev/null && return 0
+    apt_get update || die "apt-get update failed: is the network up?"
     # shellcheck disable=SC2086
-    apt_get install -y --no-install-recommends $lacking >&2 || die "apt-get could not install: $lacking"
+    apt_get install -y --no-install-recommends $lacking || die "apt-get could not install: $lacking"
 }
 
 # --- Python ---------------------------------------------------------------------------------------------------------
@@ -207,7 +211,7 @@ unpack() {
     mkdir -p "$directory.new"
     # apt-get download writes where it stands.
     (cd "$directory.new" && apt-get -q download "$@") >/dev/null 2>&1 || {
-        apt_get update >/dev/null
+        apt_get update
         (cd "$directory.new" && apt-get -q download "$@") >/dev/null
     }
     for archive in "$directory.new"/*.deb; do
@@ -224,7 +228,7 @@ unpack_all() {
     [ -d "$shared/tools" ] || unpack "$shared/tools" $UNPACKED
     [ "$1" = full ] && [ ! -d "$shared/kernel" ] || return 0
     package=$(kernel_package)
-    [ -n "$package" ] || { apt_get update >/dev/null; package=$(kernel_package); }
+    [ -n "$package" ] || { apt_get update; package=$(kernel_package); }
     if [ -n "$package" ]; then
         unpack "$shared/kernel" "$package"
     else
