@@ -19,7 +19,7 @@ LAYERS = (
     {"wire"},
     {"policy"},
     {"render"},
-    {"dhcp", "leases", "tftp", "content"},
+    {"dhcp", "leases", "tftp", "content", "boots", "verdict", "explain"},
     {"registry"},
     {"journal"},
     {"config"},

@@ -1,0 +1,100 @@
+"""A stream of events, split into boots."""
+
+from typing import Any
+
+import pytest
+
+from pixieboot.boots import Boot, duration, progress, size, split, stage
+from pixieboot.model import Event, Mac
+
+MAC = Mac("52:54:00:12:34:56")
+
+
+def event(at: float, what: str, **detail: Any) -> Event:
+    """event(3, "tftp sent", path=…): one fact of the machine under test, `at` seconds into the story."""
+    service, kind = what.split(" ", 1)
+    return Event(float(at), MAC, service, kind, detail)
+
+
+UEFI = [
+    event(0, "dhcp offered", nbp="52-54-00-12-34-56/ipxe.efi", arch="x64-efi", loader="firmware"),
+    event(4, "pxe acked", nbp="52-54-00-12-34-56/ipxe.efi", arch="x64-efi", loader="firmware"),
+    event(5, "tftp probe", path="52-54-00-12-34-56/ipxe.efi", peer="10.0.0.9"),
+    event(5, "tftp started", path="52-54-00-12-34-56/ipxe.efi", peer="10.0.0.9", bytes=1_000_000, blksize=1468),
+    event(6, "tftp sent", path="52-54-00-12-34-56/ipxe.efi", peer="10.0.0.9", bytes=1_000_000, seconds=0.6),
+    event(9, "dhcp offered", url="http://10.0.0.1:8080/boot.ipxe", arch="x64-efi", loader="ipxe"),
+    event(12, "http sent", path="/boot.ipxe", bytes=200, peer="10.0.0.9"),
+    event(12, "http script", path="/ipxe", profile="flatcar", why="its own profile", status=200),
+]
+FILES = [
+    event(14, "http sent", path="/assets/vmlinuz", bytes=10_000_000, seconds=1.0),
+    event(20, "http sent", path="/assets/initrd.gz", bytes=50_000_000, seconds=5.0),
+]
+OS = [event(40, "dhcp acked", address="10.0.0.9")]
+DONE = [event(300, "http done", machine="web1")]
+
+
+def later(events: list[Event], seconds: float) -> list[Event]:
+    return [Event(e.at + seconds, e.mac, e.service, e.kind, e.detail, e.level) for e in events]
+
+
+SPLITS = {
+    "nothing": ([], []),
+    "one boot from firmware to done": ([*UEFI, *FILES, *OS, *DONE], [12]),
+    "an installer is silent for half an hour before it is done": ([*UEFI, *FILES, *later(DONE, 1800)], [11]),
+    "started again after its script": ([*UEFI, *later(UEFI, 60)], [8, 8]),
+    "started again after done": ([*UEFI, *FILES, *DONE, *later(UEFI, 310)], [11, 8]),
+    "a firmware that tries PXE, then HTTP Boot, is one boot": (
+        [*UEFI[:5], event(30, "dhcp offered", url="http://10.0.0.1:8080/tftp/ipxe.efi", arch="x64-efi", loader="firmware-http")],
+        [6],
+    ),
+    "silence of ten minutes before the script": ([*UEFI[:2], *later(UEFI[:2], 600)], [2, 2]),
+    "lease renewals are no boot": ([*later(OS, 5000), *later(OS, 9000)], []),
+    "a renewal hours after the boot does not belong to it": ([*UEFI, *FILES, *later(OS, 20_000)], [10]),
+    "an operating system that a proxy leaves alone is no boot": ([event(0, "dhcp ignored", why="no PXE client")], []),
+    "a stranger that is left alone on purpose is one": ([event(0, "dhcp ignored", why="no group; … (unknown: ignore)")], [1]),
+    "back from the local disk": (
+        [event(0, "dhcp ignored", why="boots … (boot: local)"), event(30, "dhcp ignored", why="boots … (boot: local)")],
+        [1, 1],
+    ),
+    "events out of order": ([*reversed(UEFI)], [8]),
+}
+
+
+@pytest.mark.parametrize("events, lengths", SPLITS.values(), ids=SPLITS)
+def test_split(events: list[Event], lengths: list[int]) -> None:
+    boots = split(events)
+    assert [len(boot.events) for boot in boots] == lengths
+    assert [boot.over for boot in boots] == [True] * (len(boots) - 1) + [False] * bool(boots)
+
+
+STAGES = {
+    "dhcp": UEFI[:2],
+    "loader": UEFI[:5],
+    "ipxe": UEFI[:6],
+    "script": UEFI,
+    "files": [*UEFI, *FILES],
+    "system": [*UEFI, *FILES, *OS],
+    "done": [*UEFI, *FILES, *OS, *DONE],
+}
+
+
+@pytest.mark.parametrize("name, events", STAGES.items(), ids=STAGES)
+def test_stage(name: str, events: list[Event]) -> None:
+    assert stage(Boot(tuple(events))) == name
+
+
+def test_a_document_is_a_sign_of_the_system() -> None:
+    assert stage(Boot((*UEFI, event(40, "http document", path="/ignition", bytes=20)))) == "system"
+
+
+def test_progress_names_what_is_being_loaded() -> None:
+    assert progress(Boot(tuple(UEFI[:4]))) == "ipxe.efi (976.6 KiB)"
+    assert progress(Boot((event(0, "http started", path="/assets/linux?x=1"),))) == "linux"
+    assert progress(Boot(tuple(UEFI[:4]), over=True)) == ""
+    assert progress(Boot(tuple(UEFI[:5]))) == ""
+
+
+def test_words_for_numbers() -> None:
+    assert [duration(s) for s in (-1, 1.4, 119, 300, 7300)] == ["0 s", "1 s", "119 s", "5 min 0 s", "2 h 1 min"]
+    assert [size(n) for n in (None, 12, 2048, 5 << 20, 3 << 30)] == ["0 bytes", "12 bytes", "2.0 KiB", "5.0 MiB", "3.0 GiB"]
