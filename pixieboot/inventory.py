@@ -119,7 +119,7 @@ class Inventory:
         if awaited and (profile is None or profile.local) and not (machine and (machine.profile or state.profile)):
             # A label that DHCP cannot know may still decide: let the client come as far as its script (interface.md §7.4).
             group, profile = awaited, MENU
-            missing = ", ".join(sorted(_missing(awaited, _labels(client, machine))))
+            missing = ", ".join(sorted(_missing(awaited, labels_of(client, machine))))
             why = f"group {awaited.name} may match once the client tells its {missing}"
         variables = self._default_vars
         if group and group.vars:
@@ -146,7 +146,7 @@ class Inventory:
 
     def _match(self, client: Client, machine: Machine | None, site: Site) -> tuple[Group | None, Group | None]:
         """(the best group that matches, the best one that may match once the client tells more; None for none)."""
-        labels = _labels(client, machine)
+        labels = labels_of(client, machine)
         candidates = self._general
         indexed = [
             group for name in _IDENTITIES if name in labels for group in self._by_identity.get((name, labels[name].lower()), ())
@@ -160,7 +160,7 @@ class Inventory:
             unknown = False
             for name, wanted in group.match.items():
                 if name == "subnet":
-                    if not _in_subnet(wanted, client, site):
+                    if not in_subnet(wanted, client, site):
                         break
                 elif (actual := labels.get(name)) is None:
                     unknown = True
@@ -176,7 +176,7 @@ class Inventory:
         return None, awaited
 
 
-def _labels(client: Client, machine: Machine | None) -> dict[str, str]:
+def labels_of(client: Client, machine: Machine | None) -> dict[str, str]:
     """Everything that a group may match on, but for the subnet; what the registry says of a machine fills the gaps."""
     labels = dict(client.labels)
     labels["mac"] = client.mac
@@ -198,7 +198,7 @@ def _missing(group: Group, labels: Mapping[str, str]) -> set[str]:
     return {name for name in group.match if name != "subnet" and name not in labels}
 
 
-def _in_subnet(wanted: str, client: Client, site: Site) -> bool:
+def in_subnet(wanted: str, client: Client, site: Site) -> bool:
     """Is the client's address in the subnet; before it has one, is the network that it asks on?"""
     subnet = _network(wanted)
     if client.address and client.address != NO_ADDRESS:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pixieboot.boots import GAP, LOADER_ARCHES, Boot, Facts, base, duration, is_local, loader_of, path_of, progress, size
+from pixieboot.content import EXPECTED_MISSES
 from pixieboot.model import Assignment, Event, Loader
 
 # How long a machine may be silent before "it is still at it" becomes "it stopped here" (firmware.md: measured).
@@ -22,11 +23,6 @@ LOCAL_RETURN = 90.0  # back on the wire this soon after it was sent to its disk:
 LOOP = 3
 REINSTALL_WINDOW = 3 * 3600.0
 
-# Asked for and not there in every good boot: iPXE's, shim's, GRUB's and PXELINUX's own habits.
-HARMLESS = (
-    "autoexec.ipxe", "bootsig.bin", "revocations_sku.efi", "revocations_sbat.efi", "shim_certificate_0.efi",
-    "command.lst", "fs.lst", "crypto.lst", "terminal.lst",
-)  # fmt: skip
 SECOND_STAGES = {"shimx64.efi": "grubx64.efi", "bootx64.efi": "grubx64.efi", "shimaa64.efi": "grubaa64.efi"}
 
 
@@ -51,7 +47,7 @@ REASONS = (
         "iPXE.",
     ),
     (
-        "no free address",
+        "no address is free",
         "pool-exhausted",
         "Widen `pools`, shorten `lease_time`, or look in `pixieboot leases` for machines that hold several.",
     ),
@@ -584,7 +580,7 @@ def _nbp_missing(f: Facts) -> Verdict | None:
     lacking = [
         e
         for e in f.missing([*f.transfers, *(e for e in f.boot.all("http") if path_of(e).startswith("/tftp/"))])
-        if base(path_of(e)) not in HARMLESS
+        if base(path_of(e)) not in EXPECTED_MISSES
         and base(path_of(e)) not in sent
         and "pxelinux.cfg" not in path_of(e)
         and ".cfg" not in path_of(e)
