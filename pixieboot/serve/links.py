@@ -258,7 +258,7 @@ class Sites:
             elif not link.usable:
                 missing = "up" if not link.flags & IFF_UP else "addressed" if not link.addresses else "able to broadcast"
                 notes.append(f"{network.interface}: it is not {missing} (yet); it is served as soon as it is")
-            elif network.mode != "off":
+            else:
                 chosen = _addresses_of(link, network)
                 if not chosen:
                     notes.append(f"{network.interface}: it has no address in {network.subnet}")
@@ -304,7 +304,7 @@ class Sites:
         if not self._settings.networks:
             return arrival  # proxy mode knows no subnets: whoever points a relay at us wants our boot data
         for network in self._relays:
-            if network.subnet and wanted in network.subnet and network.mode != "off":
+            if network.subnet and wanted in network.subnet:
                 link = self.links.get(ifindex) or (self.links.get(self.sites[0].ifindex) if self.sites else None)
                 if link and link.addresses:
                     own = IPv4Interface(f"{arrival.address}/32") if arrival else link.addresses[0]
