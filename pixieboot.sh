@@ -162,6 +162,7 @@ install_program() {
 install_wheel() {
     build=$(mktemp -d)
     trap 'rm -rf "$build"' EXIT
+    trap 'exit 130' HUP INT TERM
     pip "$1" --require-hashes --target "$build/backend" --requirement "$here/requirements-build.lock"
     wheel=$(cd "$here" && "$1/bin/python" -I -B -c '
 import sys
@@ -293,6 +294,7 @@ lock() {
     find_python
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
+    trap 'exit 130' HUP INT TERM
     "$python" -I -m venv "$work"
     "$work/bin/python" -I -m pip install --quiet --disable-pip-version-check uv
     cd "$here"
