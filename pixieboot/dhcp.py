@@ -1,0 +1,502 @@
+"""What a DHCP message is answered with, and where the answer goes: server, proxy and port 4011.  No sockets, no clock.
+
+RFC 2131 §4.3 for a server; PXE 2.1 §2.2 for a proxy, which answers DISCOVERs of PXE and HTTP clients with boot data and
+nothing else, and for port 4011, which answers whatever such a client asks there.  Whoever gets no answer gets a reason.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pixieboot.leases import Holder, Leases, inside
+from pixieboot.model import (
+    NO_ADDRESS,
+    Arrival,
+    Assignment,
+    Client,
+    FetchScript,
+    Lease,
+    LeaseState,
+    LoadNBP,
+    LocalDisk,
+    Mac,
+    Network,
+    Silence,
+    Site,
+    Step,
+)
+from pixieboot.policy import next_boot
+from pixieboot.pxe import (
+    APPLE,
+    BOOT_ITEM,
+    CREDENTIALS,
+    add_boot_data,
+    boot_item,
+    calls_itself_boot_client,
+    client_of,
+    delay_of,
+    is_boot_client,
+    style_of,
+    with_no_pxedhcp,
+)
+from pixieboot.wire import dhcp as wire
+from pixieboot.wire.dhcp import Message, packed, parts, payload_limit, reply_to
+
+__all__ = ["Destination", "Memo", "Noted", "Reply", "client_of", "respond", "selector"]
+
+BROADCAST = "255.255.255.255"
+SERVER_PORT, CLIENT_PORT, BOOT_SERVER_PORT = 67, 68, 4011
+_ETHERNET = (1, 6)  # htype, hlen
+# Options that no operator sets: they are the protocol's, or are computed for each lease.
+_OURS = frozenset((0, 50, 51, 52, 53, 54, 55, 57, 61, 82, 97, 255))
+_BOOT_OPTIONS = frozenset((43, 60, 66, 67, 150, 175, 208, 209, 210, 211, *range(128, 136)))  # all that a proxy may add
+_NO_BOOT_OPTIONS_OF_NETWORK = frozenset((43, 60, 66, 67))  # for all clients of a network; boot data is for this client
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a reply goes.  mac set: to it at layer 2, for nothing else reaches a client without an address; else broadcast."""
+
+    address: str
+    port: int
+    mac: Mac | None = None
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer to send.
+
+    kind is the event's: offered, acked, naked, informed, pxe acked.  lease, if any, must be durable before the answer leaves.
+    limit is encode's.  delay: seconds to wait before sending.  probe: the offered address, if the wire was not asked about
+    it yet: ask now, and leases.mark_in_use makes the REQUEST fail.  style: the reply style of boot data, "" without.
+    """
+
+    message: Message
+    destination: Destination
+    kind: str
+    step: Step | None = None
+    why: str = ""
+    lease: Lease | None = None
+    limit: int = wire.FLOOR
+    delay: float = 0.0
+    probe: str = ""
+    style: str = ""
+
+    def detail(self, client: Client) -> dict[str, Any]:
+        """What the journal says of it."""
+        found: dict[str, Any] = {}
+        if self.message.yiaddr != NO_ADDRESS:
+            found["address"] = self.message.yiaddr
+        match self.step:
+            case LoadNBP(path, "http"):
+                found["url"] = path
+            case LoadNBP(path):
+                found["nbp"] = path
+            case FetchScript(url):
+                found["url"] = url
+        if self.step is not None:
+            found["arch"] = client.arch.value if client.arch else ""
+            found["loader"] = client.loader.value
+        if self.style:
+            found["style"] = self.style
+        found["why"] = self.why
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """No answer, but a binding changed: the store must keep it.  kind: released | declined."""
+
+    lease: Lease
+    kind: str
+    why: str
+
+
+def selector(message: Message) -> str:
+    """The address that tells which network this client is on; "" when that is the network of the arrival interface.
+
+    Link selection (RFC 3527), subnet selection behind a relay (RFC 3011), the relay (RFC 2131 §4.3.1), and for a client
+    that renews through a router its own address.
+    """
+    if message.giaddr != NO_ADDRESS:
+        return _agent(message).get(5, "") or message.address(wire.SUBNET_SELECTION) or message.giaddr
+    return "" if message.ciaddr == NO_ADDRESS else message.ciaddr
+
+
+def _agent(message: Message) -> dict[int, str]:
+    """The addresses among the sub-options of option 82."""
+    return {code: wire.dotted(value) for code, value in parts(message.options.get(wire.AGENT, b"")) if len(value) == 4}
+
+
+def respond(
+    message: Message, client: Client, arrival: Arrival, assignment: Assignment, site: Site, leases: Leases
+) -> Reply | Noted | Silence:
+    """The answer to one message.  Changes leases only; the same message on the same facts gets the same answer."""
+    if message.op != wire.REQUEST:
+        return Silence("it is an answer, not a question (op 2)")
+    kind = message.type
+    if kind == 0:
+        return Silence("BOOTP without a DHCP message type: a lease for it would never end")
+    if kind in (wire.OFFER, wire.ACK, wire.NAK) or kind > wire.INFORM:
+        return Silence(f"DHCP message type {kind} is no client's")
+    mode = site.network.mode
+    if mode == "off":
+        return Silence(f"DHCP is off on {site.interface} (dhcp: off)")
+    if arrival.port == BOOT_SERVER_PORT:
+        return _boot_server(message, client, arrival, assignment, site)
+    if mode == "server":
+        return _Server(message, client, arrival, assignment, site, leases).answer(kind)
+    return _proxy(message, client, arrival, assignment, site)
+
+
+def _proxy(message: Message, client: Client, arrival: Arrival, assignment: Assignment, site: Site) -> Reply | Silence:
+    """Boot data for a DISCOVER, beside another server that leases the address."""
+    boots = calls_itself_boot_client(message, client)
+    if boots and message.type == wire.INFORM and boot_item(message) is not None:
+        return _boot_server(message, client, arrival, assignment, site)  # what ROMs before PXE 2.0 did instead of 4011
+    if message.type != wire.DISCOVER:
+        return Silence("a proxy answers DISCOVER only: this is between the client and the server that leases")
+    if not boots:
+        if message.options.get(wire.VENDOR_CLASS, b"").startswith(APPLE):
+            return Silence("Apple's BSDP is not spoken: an Intel Mac boots from a USB stick with iPXE")
+        return Silence("neither a PXE nor an HTTP boot client: the server that leases answers it alone (dhcp: proxy)")
+    step = next_boot(client, assignment, site)
+    if not isinstance(step, LoadNBP | FetchScript):
+        return Silence(step.why)
+    reply = reply_to(message)
+    style = style_of(client, assignment, leasing=False)
+    data = add_boot_data(reply, message, client, step, site, style, leasing=False)
+    _override(reply, data, assignment, _BOOT_OPTIONS)
+    _finish(reply, message, wire.OFFER, site, data)
+    if message.giaddr != NO_ADDRESS:
+        # There is no address to send it to, so the relay has to broadcast it whatever the client asked for.
+        reply.flags |= wire.BROADCAST_FLAG
+        destination = Destination(message.giaddr, SERVER_PORT)
+    else:
+        destination = Destination(BROADCAST, CLIENT_PORT)
+    return Reply(
+        reply,
+        destination,
+        "offered",
+        step,
+        step.why,
+        limit=payload_limit(message),
+        delay=delay_of(client, assignment),
+        style=style,
+    )
+
+
+def _boot_server(message: Message, client: Client, arrival: Arrival, assignment: Assignment, site: Site) -> Reply | Silence:
+    """Port 4011: the boot file, to the port the client asks from (EDK2 listens on 4011, everybody else on 68)."""
+    if message.type not in (wire.DISCOVER, wire.DHCPREQUEST, wire.INFORM):
+        return Silence(f"DHCP message type {message.type} has no business on port 4011")
+    if not calls_itself_boot_client(message, client):
+        return Silence("port 4011 is for PXE and HTTP boot clients")
+    named = message.address(wire.SERVER_ID)
+    if named and named not in (site.address, arrival.address):
+        return Silence(f"it asks the boot server {named}")
+    item = boot_item(message)
+    if item is not None and (item[2] << 8 | item[3]) & CREDENTIALS:
+        return Silence("it wants credentials (BIS), which nothing here can give")
+    step = next_boot(client, assignment, site)
+    if not isinstance(step, LoadNBP | FetchScript):
+        return Silence(step.why)
+    reply = reply_to(message)
+    reply.ciaddr = message.ciaddr
+    data = add_boot_data(reply, message, client, step, site, "", leasing=False)
+    if item is not None:
+        data[wire.VENDOR] = bytes((BOOT_ITEM, 4)) + item + b"\xff"
+    _override(reply, data, assignment, _BOOT_OPTIONS)
+    _finish(reply, message, wire.ACK, site, data)
+    address, port = arrival.peer
+    if address == NO_ADDRESS:
+        address = message.ciaddr if message.ciaddr != NO_ADDRESS else BROADCAST
+    return Reply(reply, Destination(address, port), "pxe acked", step, step.why, limit=payload_limit(message))
+
+
+@dataclass(slots=True)
+class _Server:
+    """One message to a server that leases (RFC 2131 §4.3)."""
+
+    message: Message
+    client: Client
+    arrival: Arrival
+    assignment: Assignment
+    site: Site
+    leases: Leases
+
+    def answer(self, kind: int) -> Reply | Noted | Silence:
+        if self.site.answer == "known" and not self.assignment.known:
+            return Silence(f"{self.assignment.why}; only known machines are answered (answer: known)")
+        who = _holder(self.message, self.client, self.site.network)
+        if who is None:
+            return Silence("it has neither a hardware address nor a client-id: nothing to know it by")
+        if kind == wire.DISCOVER:
+            return self._discover(who)
+        if kind == wire.DHCPREQUEST:
+            return self._request(who)
+        if kind == wire.INFORM:
+            return self._inform()
+        named = self.message.address(wire.SERVER_ID)
+        if named and not self._is_ours(named):
+            return Silence(f"it tells the server {named}")
+        if kind == wire.DECLINE:
+            changed = self.leases.decline(who, self.message.address(wire.REQUESTED_ADDRESS), self.arrival.now)
+            if isinstance(changed, str):
+                return Silence(changed)
+            return Noted(changed, "declined", f"the client found {changed.address} in use: nobody gets it for a day")
+        changed = self.leases.release(who, self.message.ciaddr, self.arrival.now)
+        if isinstance(changed, str):
+            return Silence(changed)
+        return Noted(changed, "released", f"the client gave {changed.address} back")
+
+    @property
+    def _reserved(self) -> str | None:
+        return self.assignment.machine.address if self.assignment.machine else None
+
+    def _is_ours(self, server: str) -> bool:
+        return server in (self.site.address, self.arrival.address) or server == _agent(self.message).get(11)
+
+    def _discover(self, who: Holder) -> Reply | Silence:
+        wanted = self.message.address(wire.REQUESTED_ADDRESS)
+        lease = self.leases.offer(who, self.site, self._reserved, wanted, self.arrival.now)
+        if isinstance(lease, str):
+            return Silence(lease)
+        reply = self._grant(wire.OFFER, lease.address, self._seconds(), "offered")
+        if self.site.network.probe and self.leases.fresh(lease.address, self.arrival.now):
+            reply.probe = lease.address
+        return reply
+
+    def _request(self, who: Holder) -> Reply | Silence:
+        """SELECTING, INIT-REBOOT, RENEWING or REBINDING, told apart by options 54, 50 and ciaddr (RFC 2131 §4.3.2)."""
+        message, leases, now = self.message, self.leases, self.arrival.now
+        named, wanted = message.address(wire.SERVER_ID), message.address(wire.REQUESTED_ADDRESS)
+        has_address = message.ciaddr != NO_ADDRESS
+        if named and not self._is_ours(named):
+            leases.drop_offer(who.key, self.site.subnet, now)
+            return Silence(f"it took the offer of another server, {named}")
+        address = wanted or (message.ciaddr if has_address else "")
+        if not address:
+            return Silence("a REQUEST that names no address")
+        if not named and (reason := self._doubt(who, address, renewing=not wanted)):
+            return reason
+        lease = leases.bind(who, self.site, self._reserved, address, self._seconds(), now)
+        if isinstance(lease, str):
+            return self._refuse(who, address, lease)
+        return self._grant(wire.ACK, address, self._seconds(), "acked", lease)
+
+    def _doubt(self, who: Holder, address: str, renewing: bool) -> Reply | Silence | None:
+        """The answer to a client that comes back with an address of its own which we do not stand by; None if we do."""
+        site, reserved = self.site, self._reserved
+        record = self.leases.of(who.key, site.subnet)
+        known = record is not None and record.state is not LeaseState.OFFERED
+        if not inside(address, site.subnet):
+            if renewing and not known and not site.network.authoritative:
+                return Silence(f"{address} is not of this network, and this client is unknown: another server may know better")
+            return self._refuse(who, address, f"{address} is not an address of {site.subnet}")
+        if reserved and address != reserved and self.leases.obtainable(who, site, reserved):
+            return self._refuse(who, address, f"its reservation is {reserved}")
+        if address == reserved:
+            return None
+        holder = self.leases.at(address)
+        if known and record is not None and record.address != address:
+            return self._refuse(who, address, f"its address is {record.address}")
+        if not known:
+            if renewing and holder and holder.state is LeaseState.BOUND:
+                return self._refuse(who, address, f"{address} is bound to another client")
+            if not site.network.authoritative:
+                return Silence(f"no record of this client: another server may have leased {address} (RFC 2131 §4.3.2)")
+            return self._refuse(who, address, f"nobody here leased {address}")
+        return None
+
+    def _refuse(self, who: Holder, address: str, why: str) -> Reply:
+        """DHCPNAK: broadcast, or by the relay which then broadcasts it (RFC 2131 §4.3.2)."""
+        message, reply = self.message, reply_to(self.message)
+        _finish(reply, message, wire.NAK, self.site, {wire.ERROR_TEXT: why.encode()[:200]})
+        freed = self.leases.release(who, address, self.arrival.now)  # a refused client must stop using it at once
+        destination = Destination(BROADCAST, CLIENT_PORT)
+        if message.giaddr != NO_ADDRESS:
+            reply.flags |= wire.BROADCAST_FLAG
+            destination = Destination(message.giaddr, SERVER_PORT)
+        kept = None if isinstance(freed, str) else freed
+        return Reply(reply, destination, "naked", why=why, lease=kept, limit=payload_limit(message))
+
+    def _inform(self) -> Reply | Silence:
+        """Parameters for a client that has its address from elsewhere; allocates nothing (RFC 2131 §4.3.5)."""
+        if self.message.options.get(wire.VENDOR_CLASS, b"").startswith(APPLE):
+            return Silence("Apple's BSDP is not spoken: an Intel Mac boots from a USB stick with iPXE")
+        address = self.message.ciaddr if self.message.ciaddr != NO_ADDRESS else self.arrival.peer[0]
+        if address == NO_ADDRESS or not inside(address, self.site.subnet):
+            return Silence(f"INFORM from {address}, which is not an address of {self.site.subnet}")
+        reply = self._grant(wire.ACK, NO_ADDRESS, 0, "informed")
+        if self.message.giaddr == NO_ADDRESS:
+            reply.destination = Destination(address, CLIENT_PORT)
+        return reply
+
+    def _seconds(self) -> int:
+        """The lease time: what the client wishes, within the network's limits; never 0, never infinite."""
+        network, wish = self.site.network, self.message.options.get(wire.LEASE_TIME, b"")
+        if len(wish) != 4:
+            return network.lease_time
+        longest = max(network.max_lease_time, network.lease_time)
+        return min(max(int.from_bytes(wish, "big"), network.min_lease_time), longest)
+
+    def _grant(self, kind: int, address: str, seconds: int, event: str, lease: Lease | None = None) -> Reply:
+        """An OFFER or ACK: parameters of network, group and machine, and boot data for those who ask for it."""
+        message, client, site = self.message, self.client, self.site
+        reply = reply_to(message)
+        reply.yiaddr = address
+        if kind == wire.ACK:
+            reply.ciaddr = message.ciaddr
+        data: dict[int, bytes] = {}
+        if seconds:
+            data[wire.LEASE_TIME] = seconds.to_bytes(4, "big")
+            data[wire.T1] = (seconds // 2).to_bytes(4, "big")
+            data[wire.T2] = (seconds * 7 // 8).to_bytes(4, "big")
+        data |= _parameters(site)
+        machine = self.assignment.machine
+        if machine and machine.hostname:
+            data[wire.HOST_NAME] = machine.hostname.encode()
+        step: Step | None = None
+        style, why = "", "an ordinary DHCP client: a lease without boot data"
+        if is_boot_client(message, client):
+            for code in _NO_BOOT_OPTIONS_OF_NETWORK:
+                data.pop(code, None)
+            step = next_boot(client, self.assignment, site)
+            why = step.why
+            if isinstance(step, LoadNBP | FetchScript):
+                style = style_of(client, self.assignment, leasing=True)
+                data |= add_boot_data(reply, message, client, step, site, style, leasing=True)
+            elif isinstance(step, LocalDisk):
+                why = f"a lease without boot data: {why}"
+        _override(reply, data, self.assignment, None)
+        if wire.IPXE in data and step is not None:
+            data[wire.IPXE] = with_no_pxedhcp(data[wire.IPXE])
+        if wire.SUBNET_SELECTION in message.options:
+            data[wire.SUBNET_SELECTION] = message.options[wire.SUBNET_SELECTION]  # RFC 3011 §2
+        _finish(reply, message, kind, site, data)
+        return Reply(
+            reply,
+            _destination(message, client, address),
+            event,
+            step,
+            why,
+            lease,
+            payload_limit(message),
+            delay_of(client, self.assignment) if step else 0.0,
+            style=style,
+        )
+
+
+def _holder(message: Message, client: Client, network: Network) -> Holder | None:
+    """By what this client is known: its MAC, or its client-id where the operator wants that (RFC 2131 §4.2, RFC 4390)."""
+    client_id = message.options.get(wire.CLIENT_ID, b"")
+    chaddr = message.chaddr
+    by_mac = any(chaddr) and (network.identify_by == "mac" or not client_id or client_id == bytes((message.htype & 0xFF,)) + chaddr)
+    if not by_mac and not client_id:
+        return None
+    key = client.mac if by_mac else f"id:{client_id.hex()}"
+    source = b""
+    if message.giaddr != NO_ADDRESS and wire.AGENT in message.options:
+        source = message.giaddr.encode() + message.options[wire.AGENT]
+    return Holder(key, client.mac, client_id, client.labels.get("hostname", ""), source)
+
+
+def _destination(message: Message, client: Client, address: str) -> Destination:
+    """Where an OFFER or ACK goes (RFC 2131 §4.1).
+
+    giaddr set: the relay, port 67.  ciaddr set: unicast to it.  Broadcast flag, or no Ethernet: broadcast.  Otherwise
+    unicast to yiaddr at chaddr, which has no ARP entry yet: the shell sends at layer 2 or broadcasts.
+    """
+    if message.giaddr != NO_ADDRESS:
+        return Destination(message.giaddr, SERVER_PORT)
+    if message.ciaddr != NO_ADDRESS:
+        return Destination(message.ciaddr, CLIENT_PORT)
+    if message.flags & wire.BROADCAST_FLAG or (message.htype, message.hlen) != _ETHERNET:
+        return Destination(BROADCAST, CLIENT_PORT)
+    return Destination(address, CLIENT_PORT, client.mac)
+
+
+def _override(reply: Message, data: dict[int, bytes], assignment: Assignment, only: frozenset[int] | None) -> None:
+    """Options of the group, then of the machine, over what was computed; a boot file among them also goes into its field."""
+    for holder in (assignment.group, assignment.machine):
+        if holder and holder.options:
+            for code, value in holder.options.items():
+                if code not in _OURS and (only is None or code in only):
+                    data[code] = value
+                    if code == wire.BOOT_FILE:
+                        reply.file = value if len(value) <= 127 else b""
+
+
+def _finish(reply: Message, message: Message, kind: int, site: Site, data: dict[int, bytes]) -> None:
+    """Put the options in order: type and server, what the client asked for in its order (55), the rest; echo 61 and 82."""
+    asked = message.options
+    server = _agent(message).get(11, site.address) if wire.AGENT in asked else site.address  # RFC 5107
+    options = {wire.MESSAGE_TYPE: bytes((kind,)), wire.SERVER_ID: packed(server)}
+    for code in asked.get(wire.PARAMETER_LIST, b""):
+        if code in data:
+            options[code] = data[code]
+    options.update(data)
+    if wire.CLIENT_ID in asked:
+        options[wire.CLIENT_ID] = asked[wire.CLIENT_ID]  # RFC 6842
+    if wire.AGENT in asked:
+        options[wire.AGENT] = asked[wire.AGENT]  # RFC 3046 §2.2
+    reply.options = options
+
+
+_parameters_of: dict[int, tuple[Site, Mapping[int, bytes]]] = {}
+
+
+def _parameters(site: Site) -> Mapping[int, bytes]:
+    """What every lease of this network says; worked out once for each Site."""
+    held = _parameters_of.get(id(site))
+    if held is not None and held[0] is site:
+        return held[1]
+    network = site.network
+    found = {wire.SUBNET_MASK: site.subnet.netmask.packed, wire.BROADCAST_ADDRESS: site.subnet.broadcast_address.packed}
+    if network.routers:
+        found[wire.ROUTERS] = b"".join(map(packed, network.routers))
+    if network.dns:
+        found[wire.DNS] = b"".join(map(packed, network.dns))
+    if network.domain:
+        found[wire.DOMAIN_NAME] = network.domain.encode()
+    found |= {code: value for code, value in network.options.items() if code not in _OURS}
+    if len(_parameters_of) > 256:
+        _parameters_of.clear()
+    _parameters_of[id(site)] = (site, found)
+    return found
+
+
+@dataclass(slots=True)
+class Remembered:
+    """An encoded reply and what it was made of."""
+
+    facts: tuple[object, ...]
+    client: Client
+    reply: Reply
+    datagram: bytes
+
+
+class Memo:
+    """Replies of a proxy and of port 4011 by the datagram that asked: a client that asks again gets the same bytes.
+
+    Valid while every fact (inventory, site, state, port, peer …) is the very same object or equal.
+    """
+
+    def __init__(self, size: int = 2048) -> None:
+        self._size = size
+        self._held: dict[bytes, Remembered] = {}
+
+    def find(self, datagram: bytes) -> Remembered | None:
+        """What was answered to this datagram, xid and secs left aside.  The caller compares the facts."""
+        return self._held.get(datagram[:4] + datagram[10:])
+
+    def keep(self, datagram: bytes, remembered: Remembered) -> None:
+        if len(self._held) >= self._size:
+            self._held.clear()
+        self._held[datagram[:4] + datagram[10:]] = remembered
+
+    @staticmethod
+    def again(remembered: Remembered, datagram: bytes) -> bytes:
+        """The remembered reply with this request's xid."""
+        return remembered.datagram[:4] + datagram[4:8] + remembered.datagram[8:]

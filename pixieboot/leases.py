@@ -1,0 +1,397 @@
+"""Who holds which address.  Every binding of the daemon in memory; rules only: no wire, no store, no clock of its own.
+
+An address has one record or none: offered, bound, declined (quarantined) or expired (free, but remembered for its earlier
+client).  Choice (RFC 2131 §4.3.1): the reservation; the client's current address; its earlier one; the one it asks for; one
+that nobody ever had; the one that is free for longest.  Nothing here scans a pool: addresses that were never used come from
+a cursor, those that came back from a queue, and what runs out from a heap.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from heapq import heappop, heappush
+from ipaddress import IPv4Network
+
+from pixieboot.model import Lease, LeaseState, Mac, Network, Pool, Site
+from pixieboot.wire.dhcp import dotted, packed
+
+OFFER_HOLD = 60.0  # seconds that an offered address waits for its REQUEST
+HURRIED_HOLD = 10.0  # the same while more than half of the pool is merely offered: somebody asks for all of it
+OFFERS_PER_SOURCE = 32  # addresses offered at once behind one relay port (option 82), whatever MACs it shows
+DECLINE_QUARANTINE = 86400.0  # the client saw somebody else there
+CONFLICT_QUARANTINE = 3600.0  # we saw somebody else there
+PROBE_LIFE = 600.0  # seconds that "nobody answers there" is believed
+_UNDOABLE = 8192  # bindings that a store may still fail to keep
+_BIND, _OFFER, _DECLINED, _EXPIRED = LeaseState.BOUND, LeaseState.OFFERED, LeaseState.DECLINED, LeaseState.EXPIRED
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who asks for an address.  key tells clients apart (the MAC, or "id:" and option 61 in hex); source: its relay's port."""
+
+    key: str
+    mac: Mac
+    client_id: bytes = b""
+    hostname: str = ""
+    source: bytes = b""
+
+
+@dataclass(slots=True)
+class _Range:
+    """The free addresses of one pool: cursor and up were never used; freed were, the one free for longest in front."""
+
+    first: int
+    last: int
+    cursor: int
+    unfit: frozenset[str]
+    freed: OrderedDict[str, float]
+
+
+class Leases:
+    """All bindings.  now is in seconds since 1970 and may jump: time in here never runs backwards."""
+
+    def __init__(self, stored: Iterable[Lease] = (), newest: float = 0.0) -> None:
+        """stored: what the state store kept; newest: when it last kept something, so that a clock of 1970 expires nothing late."""
+        self._records: dict[str, Lease] = {}
+        self._held: dict[str, tuple[str, ...]] = {}  # client key -> its addresses, latest first
+        self._heap: list[tuple[float, str]] = []
+        self._due: dict[str, float] = {}  # address -> its one valid entry in the heap
+        self._ranges: dict[tuple[Pool, ...], tuple[_Range, ...]] = {}
+        self._withheld: frozenset[str] = frozenset()
+        self._before: OrderedDict[str, tuple[Lease, Lease | None]] = OrderedDict()
+        self._probed: dict[str, float] = {}
+        self._source: dict[str, bytes] = {}
+        self._offers: Counter[bytes] = Counter()
+        self._offered = 0
+        self._seen = self._time = newest
+        for lease in sorted(stored, key=lambda lease: lease.expires):
+            if lease.state is not _OFFER:
+                self._put(lease)
+
+    # What others ask
+
+    def all(self) -> list[Lease]:
+        """Every record, in no order; expired ones among them."""
+        return list(self._records.values())
+
+    def at(self, address: str) -> Lease | None:
+        """The record of an address."""
+        return self._records.get(address)
+
+    def of(self, key: str, subnet: IPv4Network) -> Lease | None:
+        """What this client holds or held there, a live record before an expired one."""
+        found = None
+        for address in self._held.get(key, ()):
+            if inside(address, subnet):
+                record = self._records[address]
+                if record.state is _BIND or record.state is _OFFER:
+                    return record
+                if record.state is _EXPIRED and found is None:
+                    found = record
+        return found
+
+    def obtainable(self, who: Holder, site: Site, reserved: str) -> bool:
+        """Could this client have its reservation now?"""
+        return inside(reserved, site.subnet) and self._free_for(reserved, who, reserved)
+
+    def withhold(self, addresses: Iterable[str]) -> None:
+        """Addresses never to be chosen freely: reservations of machines, and our own.  Replaces what was said before."""
+        before, self._withheld = self._withheld, frozenset(addresses)
+        for address in self._withheld - before:
+            for pool in self._pools_of(address):
+                pool.freed.pop(address, None)
+        for address in before - self._withheld:
+            record = self._records.get(address)
+            if record is None or record.state is _EXPIRED:
+                self._queue(address, self._time)
+
+    # What clients do
+
+    def offer(self, who: Holder, site: Site, reserved: str | None, wanted: str, now: float) -> Lease | str:
+        """The address to offer, held for it from now on; or why there is none.
+
+        reserved: its machine's `address`.  wanted: option 50, "" for none.  A bound client is offered what it has.
+        """
+        now = self._tick(now)
+        address = self._choose(who, site, reserved, wanted)
+        if address is None:
+            pools = ", ".join(f"{_text(pool.first)}-{_text(pool.last)}" for pool in site.network.pools) or "no pool"
+            return f"no address is free in {pools}"
+        record = self._records.get(address)
+        if record and record.client == who.key and record.state is _BIND:
+            return record
+        known = address == reserved or (record is not None and record.client == who.key)
+        if who.source and not known and self._offers[who.source] >= OFFERS_PER_SOURCE:
+            return f"{OFFERS_PER_SOURCE} addresses are offered to its relay port already and none was taken"
+        crowded = self._offered * 2 > sum(pool.last - pool.first + 1 for pool in self._pools(site))
+        hold = HURRIED_HOLD if crowded and not known else OFFER_HOLD
+        lease = Lease(address, who.key, who.mac, _OFFER, now + hold, who.hostname, who.client_id)
+        self._put(lease)
+        if who.source:
+            self._source[address] = who.source
+            self._offers[who.source] += 1
+        return lease
+
+    def bind(self, who: Holder, site: Site, reserved: str | None, address: str, seconds: float, now: float) -> Lease | str:
+        """The address is the client's for so many seconds; or why it cannot be."""
+        now = self._tick(now)
+        if not self._allowed(address, site, reserved):
+            return f"{address} is neither in the pools of this network nor reserved for it"
+        if not self._free_for(address, who, reserved):
+            holder = self._records[address]
+            return f"{address} is {holder.state.value} to {holder.client or holder.mac}"
+        previous = self._records.get(address)
+        lease = Lease(address, who.key, who.mac, _BIND, now + seconds, who.hostname, who.client_id)
+        for other in self._held.get(who.key, ()):
+            if other != address and inside(other, site.subnet) and self._records[other].state is not _DECLINED:
+                self._expire(other, now, used=self._records[other].state is _BIND)
+        self._put(lease)
+        self._before.pop(address, None)
+        self._before[address] = (lease, previous)
+        if len(self._before) > _UNDOABLE:
+            self._before.popitem(last=False)
+        return lease
+
+    def undo(self, lease: Lease) -> None:
+        """The store could not keep this binding: what was before holds again."""
+        made, previous = self._before.pop(lease.address, (None, None))
+        if made != lease or self._records.get(lease.address) != lease:
+            return
+        if previous is not None and previous.state is _BIND:
+            self._put(previous)
+        else:
+            self._expire(lease.address, self._time, used=False)
+
+    def drop_offer(self, key: str, subnet: IPv4Network, now: float) -> None:
+        """The client took another server's offer: ours is free again (RFC 2131 §3.1.4)."""
+        now = self._tick(now)
+        record = self.of(key, subnet)
+        if record and record.state is _OFFER:
+            self._expire(record.address, now, used=False)
+
+    def release(self, who: Holder, address: str, now: float) -> Lease | str:
+        """The client gives its address back; remembered for it while nobody else needs it.  Or why nothing happened."""
+        now = self._tick(now)
+        record = self._records.get(address)
+        if record is None or record.client != who.key or record.state is not _BIND:
+            return f"{address} is not bound to this client"
+        return self._expire(address, now, used=True)
+
+    def decline(self, who: Holder, address: str, now: float) -> Lease | str:
+        """The client found somebody else at its address: nobody gets it for a day.  Or why nothing happened."""
+        now = self._tick(now)
+        record = self._records.get(address)
+        if record is None or record.client != who.key or record.state not in (_BIND, _OFFER):
+            return f"{address} is neither offered nor bound to this client"
+        lease = replace(record, state=_DECLINED, expires=now + DECLINE_QUARANTINE)
+        self._put(lease)
+        return lease
+
+    # What the wire says of addresses that are not given out yet
+
+    def to_probe(self, site: Site, count: int, now: float) -> list[str]:
+        """The next addresses that strangers would be offered and that nobody has asked the wire about lately."""
+        now = self._tick(now)
+        found: list[str] = []
+        for pool in self._pools(site):
+            self._advance(pool)
+            ahead = (_text(number) for number in range(pool.cursor, min(pool.last + 1, pool.cursor + 4 * count)))
+            found += [address for address in ahead if self._never_used(pool, address)][:count]
+        for pool in self._pools(site):
+            found += [address for address, _ in zip(pool.freed, range(count), strict=False)]
+        return [address for address in found[:count] if not self._believed(address, now)]
+
+    def fresh(self, address: str, now: float) -> bool:
+        """Should the wire be asked about this address before it is bound?  Not for one that is bound or was probed just now."""
+        record = self._records.get(address)
+        return not (record and record.state is _BIND) and not self._believed(address, self._tick(now))
+
+    def mark_free(self, address: str, now: float) -> None:
+        """Nobody answered there."""
+        self._probed[address] = self._tick(now)
+
+    def mark_in_use(self, address: str, mac: Mac, now: float) -> Lease | None:
+        """Somebody answered there: quarantined unless it is the one who holds it.  A binding stays; an offer does not."""
+        now = self._tick(now)
+        record = self._records.get(address)
+        if record and (record.state is _BIND or record.state is _DECLINED or (record.state is _OFFER and record.mac == mac)):
+            return None
+        lease = Lease(address, "", mac, _DECLINED, now + CONFLICT_QUARANTINE)
+        self._put(lease)
+        return lease
+
+    # Choice
+
+    def _choose(self, who: Holder, site: Site, reserved: str | None, wanted: str) -> str | None:
+        if reserved and self.obtainable(who, site, reserved):
+            return reserved
+        record = self.of(who.key, site.subnet)
+        if record and self._allowed(record.address, site, None):
+            return record.address
+        if wanted and self._allowed(wanted, site, None) and self._free_for(wanted, who, None):
+            return wanted
+        return self._next(site)
+
+    def _next(self, site: Site) -> str | None:
+        """An address that nobody ever had, else the one that is free for longest."""
+        pools = self._pools(site)
+        for pool in pools:
+            self._advance(pool)
+            if pool.cursor <= pool.last:
+                return _text(pool.cursor)
+        waiting = [next(iter(pool.freed.items())) for pool in pools if pool.freed]
+        return min(waiting, key=lambda entry: entry[1])[0] if waiting else None
+
+    def _advance(self, pool: _Range) -> None:
+        while pool.cursor <= pool.last and not self._never_used(pool, _text(pool.cursor)):
+            pool.cursor += 1
+
+    def _never_used(self, pool: _Range, address: str) -> bool:
+        return not (address in self._records or address in pool.freed or address in pool.unfit or address in self._withheld)
+
+    def _allowed(self, address: str, site: Site, reserved: str | None) -> bool:
+        """May this client have this address on this network at all?"""
+        if address == reserved:
+            return inside(address, site.subnet)
+        if address in self._withheld:
+            return False
+        number = _number(address)
+        return any(pool.first <= number <= pool.last and address not in pool.unfit for pool in self._pools(site))
+
+    def _free_for(self, address: str, who: Holder, reserved: str | None) -> bool:
+        record = self._records.get(address)
+        if record is None or record.state is _EXPIRED:
+            return True
+        if record.state is _DECLINED:
+            return not record.client and record.mac == who.mac  # the one we saw there is the one who asks
+        # The same card under another client-id (ROM, installer, OS) may follow itself to its reservation.
+        return record.client == who.key or (address == reserved and (record.mac == who.mac or record.state is _OFFER))
+
+    # Records
+
+    def _put(self, lease: Lease) -> None:
+        address = lease.address
+        old = self._records.get(address)
+        if old is not None:
+            if old.state is _OFFER:
+                self._offered -= 1
+                if source := self._source.pop(address, None):
+                    self._offers[source] -= 1
+                    if not self._offers[source]:
+                        del self._offers[source]
+            if old.client != lease.client:
+                self._forget(old)
+        self._records[address] = lease
+        held = self._held.get(lease.client)
+        if held is None:
+            if lease.client:  # what we quarantined ourselves is nobody's
+                self._held[lease.client] = (address,)
+        elif held[0] != address:
+            self._held[lease.client] = (address, *(other for other in held if other != address))
+        if lease.state is _EXPIRED:
+            self._queue(address, lease.expires)
+            return
+        if lease.state is _OFFER:
+            self._offered += 1
+        else:
+            self._probed.pop(address, None)
+        for pool in self._pools_of(address):
+            pool.freed.pop(address, None)
+        due = self._due.get(address)
+        if due is None or lease.expires < due:  # a later end is found out when the earlier entry comes up
+            self._due[address] = lease.expires
+            heappush(self._heap, (lease.expires, address))
+
+    def _forget(self, lease: Lease) -> None:
+        rest = tuple(address for address in self._held.get(lease.client, ()) if address != lease.address)
+        if rest:
+            self._held[lease.client] = rest
+        else:
+            self._held.pop(lease.client, None)
+
+    def _expire(self, address: str, now: float, used: bool) -> Lease:
+        """Free again, remembered for its client.  What was merely offered is the first to be offered again."""
+        lease = replace(self._records[address], state=_EXPIRED, expires=now)
+        self._put(lease)
+        if not used:
+            for pool in self._pools_of(address):
+                if address in pool.freed:
+                    pool.freed.move_to_end(address, last=False)
+        return lease
+
+    def _queue(self, address: str, since: float) -> None:
+        for pool in self._pools_of(address):
+            if address not in pool.unfit and address not in self._withheld:
+                pool.freed[address] = since
+                pool.freed.move_to_end(address)
+
+    def _pools(self, site: Site) -> tuple[_Range, ...]:
+        found = self._ranges.get(site.network.pools)
+        if found is None:
+            found = self._ranges[site.network.pools] = tuple(self._range(pool, site) for pool in site.network.pools)
+        return found
+
+    def _range(self, pool: Pool, site: Site) -> _Range:
+        """A pool seen for the first time, without what can never be a client's address."""
+        network: Network = site.network
+        edges = {str(site.subnet.network_address), str(site.subnet.broadcast_address)} if site.subnet.prefixlen < 31 else set()
+        unfit = frozenset({*edges, site.address, *network.routers, *network.dns})
+        expired = [
+            lease
+            for lease in self._records.values()
+            if lease.state is _EXPIRED
+            and pool.first <= _number(lease.address) <= pool.last
+            and lease.address not in unfit
+            and lease.address not in self._withheld
+        ]
+        expired.sort(key=lambda lease: lease.expires)
+        return _Range(pool.first, pool.last, pool.first, unfit, OrderedDict((lease.address, lease.expires) for lease in expired))
+
+    def _pools_of(self, address: str) -> list[_Range]:
+        number = _number(address)
+        return [pool for pools in self._ranges.values() for pool in pools if pool.first <= number <= pool.last]
+
+    # Time
+
+    def _tick(self, now: float) -> float:
+        """Our time: the clock's, but where that jumped back it goes on from where it was.  Ends what has run out."""
+        if now >= self._time:
+            self._time = now
+        else:
+            self._time += min(max(now - self._seen, 0.0), 3600.0)
+        self._seen = now
+        while self._heap and self._heap[0][0] <= self._time:
+            due, address = heappop(self._heap)
+            if self._due.get(address) != due:
+                continue
+            del self._due[address]
+            record = self._records[address]
+            if record.expires > self._time:
+                if record.state is not _EXPIRED:
+                    self._due[address] = record.expires
+                    heappush(self._heap, (record.expires, address))
+            elif record.state is _DECLINED:
+                self._forget(record)
+                del self._records[address]
+                self._queue(address, self._time)
+            elif record.state is not _EXPIRED:
+                self._expire(address, self._time, used=record.state is _BIND)
+        return self._time
+
+    def _believed(self, address: str, now: float) -> bool:
+        return now - self._probed.get(address, -PROBE_LIFE) < PROBE_LIFE
+
+
+def inside(address: str, subnet: IPv4Network) -> bool:
+    """Is this dotted address in the subnet?"""
+    return _number(address) & int(subnet.netmask) == int(subnet.network_address)
+
+
+@lru_cache(8192)
+def _number(address: str) -> int:
+    return int.from_bytes(packed(address), "big")
+
+
+def _text(number: int) -> str:
+    return dotted(number.to_bytes(4, "big"))
