@@ -89,6 +89,36 @@ def check(config: Path | None) -> None:
     click.echo(check_files(settings_path(config)))
 
 
+@main.command()
+@click.option(
+    "--firmware", type=click.Choice(["bios", "uefi", "uefi-http"]), default="uefi", show_default=True, help="What it starts with."
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["proxy", "server"]),
+    default="proxy",
+    show_default=True,
+    help="proxy: beside a router that knows nothing of PXE.  server: pixieboot leases.",
+)
+@click.option("--mac", default="52:54:00:b0:07:01", show_default=True, help="The machine's MAC address.")
+@click.option("--memory", type=click.IntRange(256), default=512, show_default=True, metavar="MIB", help="The machine's memory.")
+@click.option("--timeout", type=click.FloatRange(min=1), default=240.0, show_default=True, metavar="SECONDS", help="Give up after.")
+@click.option(
+    "--keep-log", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Keep journal, console and settings here."
+)
+@click.option("--kvm", is_flag=True, help="Use KVM instead of software emulation.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the whole console and journal.")
+@operator_errors
+def lab(**options: Any) -> None:
+    """Boot a real virtual machine (QEMU) through the daemon in a private network namespace.
+
+    Example: sudo pixieboot lab --firmware bios --mode server
+    """
+    from pixieboot import lab as laboratory
+
+    sys.exit(laboratory.run(**options))
+
+
 def settings_path(given: Path | None) -> Path | None:
     """The settings file: as named, else the usual one if it exists; None for the defaults.  A named one must exist."""
     return given if given is not None else Path(CONFIG) if Path(CONFIG).exists() else None
