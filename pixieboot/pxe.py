@@ -151,8 +151,14 @@ def _is_raspberry_pi(options: Mapping[int, bytes], arch: Arch | None, code: int 
 
 
 def _pi_serial(guid: bytes) -> str | None:
-    """The serial number that the board's TFTP paths start with: the last word of its GUID, 8 lower-case hex digits."""
-    return f"{int.from_bytes(guid[13:17], 'little'):08x}" if len(guid) == 17 and guid[1:4] == b"RPi" else None
+    """The serial number that the board's TFTP paths start with, 8 lower-case hex digits.
+
+    GUIDs are "RPi4", board revision, end of the MAC, serial; before 2020, and on a Pi 3, the serial four times over.
+    Numbers in them are little-endian.
+    """
+    if len(guid) != 17 or not (guid[1:4] == b"RPi" or guid[1:5] * 4 == guid[1:]):
+        return None
+    return f"{int.from_bytes(guid[13:], 'little'):08x}"
 
 
 @lru_cache(1024)
