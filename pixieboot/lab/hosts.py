@@ -196,6 +196,8 @@ class Network:
         with _undisturbed():
             while self._hosts:
                 self._hosts.pop().close()
+            for path in NETNS.glob(f"{self._prefix}-*"):  # one that was being made when the run was interrupted
+                _remove(path.name)
 
 
 def sweep() -> None:
