@@ -19,7 +19,7 @@ LAYERS = (
     {"wire"},
     {"policy"},
     {"render"},
-    {"dhcp", "leases", "tftp", "content", "boots", "verdict", "explain"},
+    {"dhcp", "leases", "pxe", "tftp", "content", "boots", "verdict", "explain"},
     {"registry"},
     {"journal"},
     {"config"},
@@ -28,7 +28,7 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-PURE = set[str]().union(*LAYERS[:8])
+PURE = set[str]().union(*LAYERS[: LAYERS.index({"registry"})])
 
 # Sockets, files, clocks, chance, other processes: what a pure module is given as an argument, or is not its business.
 BANNED = {
