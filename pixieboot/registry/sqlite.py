@@ -75,6 +75,7 @@ class StateStore:
         self._leases = _read_leases(database)
         self.newest = max((row[0] for row in database.execute("SELECT max(written) FROM leases") if row[0]), default=0.0)
         self._states = {key: _state(text) for key, text in database.execute("SELECT key, state FROM machine_states")}
+        self.revision = 0  # grows with every change of a state
         self._discovered = {Mac(row[0]): Discovered(Mac(row[0]), *row[1:]) for row in database.execute("SELECT * FROM discovered")}
         self._wake = threading.Condition()
         self._queue: list[tuple[Lease, Done | None]] = []
@@ -161,6 +162,7 @@ class StateStore:
         if self._states.get(key, FRESH) == state:
             return
         self._states[key] = state
+        self.revision += 1
         with self._wake:
             self._dirty_states[key] = state
             self._notify()

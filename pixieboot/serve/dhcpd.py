@@ -4,26 +4,47 @@ Nothing between decode and send waits, but for a lease: that is on disk before i
 """
 
 import asyncio
+import re
 import time
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from pixieboot.dhcp import Reply, client_of, respond
+from pixieboot.dhcp import Memo, Noted, Remembered, Reply, client_of, respond, selector
 from pixieboot.errors import OperatorError, WireError
-from pixieboot.model import NO_ADDRESS, Arrival, Client, Event, FetchScript, LoadNBP, Mac, Site
+from pixieboot.inventory import Inventory
+from pixieboot.model import NO_ADDRESS, Arrival, Client, Event, Lease, Loader, LoadNBP, Mac, Site
+from pixieboot.policy import LOOP_LIMIT
+from pixieboot.pxe import STYLES, Styles
 from pixieboot.registry.sqlite import StoreError
+from pixieboot.serve.conflicts import Conflicts
 from pixieboot.serve.context import Context
 from pixieboot.serve.links import ETHERNET
 from pixieboot.serve.neighbours import Neighbour, Neighbours
-from pixieboot.serve.packet import Arp, Frames, udp_frame
+from pixieboot.serve.packet import Frames, udp_frame
 from pixieboot.serve.udp import UdpPort, others
-from pixieboot.wire.dhcp import Message, decode, encode
+from pixieboot.wire.dhcp import DHCPREQUEST, SERVER_ID, Message, decode, encode
 
 SERVER_PORT, BOOT_PORT = 67, 4011
 EVERYBODY = "255.255.255.255"
-LARGEST_REPLY = 1472  # octets of UDP payload in one unfragmented Ethernet frame
 SAY_AGAIN = 600.0  # seconds until the same silence towards the same client is noted again
 PROBE_EVERY = 3600.0
+LOOP_SECONDS = 120.0
+REMEMBERED = 4096  # clients whose boot is followed at once
+
+
+@dataclass(slots=True)
+class _Boot:
+    """What one client was told, while it boots."""
+
+    nbp: str = ""
+    style: str = ""
+    tried: int = 0  # styles that led nowhere
+    loads: int = 0  # of the same NBP, without its script being asked for
+    since: float = 0.0
 
 
 class DhcpService:
@@ -32,175 +53,324 @@ class DhcpService:
     def __init__(self, context: Context, clock: Callable[[], float] = time.time) -> None:
         self._context, self._clock = context, clock
         self._ports = {SERVER_PORT: UdpPort(SERVER_PORT), BOOT_PORT: UdpPort(BOOT_PORT)}
-        self._frames, self._arp = Frames(), Arp()
-        self.neighbours = Neighbours(context.sites, self._on_neighbour, self._now)
+        self._frames = Frames()
+        self.neighbours = Neighbours(context.sites, self._on_neighbour, clock)
+        self._conflicts = Conflicts(context.sites, context.leases, clock, self._on_conflict)
+        self._memo, self._styles = Memo(), Styles()
+        self._boots: OrderedDict[Mac, _Boot] = OrderedDict()
         self._said: dict[tuple[Mac | None, str], float] = {}
-        self._cleared: set[int] = set()  # interfaces where server mode may lease: nobody else does, or force is set
-        self._serving = asyncio.Event()
+        self._cleared: set[int] = set()  # interfaces where server mode may lease: nobody else does
+        self._probed: set[int] = set()
+        self._look = asyncio.Event()
+        self._inventory: Inventory | None = None
+        self._bound = False
         self.shared: list[str] = []  # other processes on our ports, in words
 
     def bind(self) -> None:
         """Open all sockets; needs root.  Raises OperatorError that says who holds a port."""
+        networks = self._context.settings.networks
+        if networks and all(network.mode == "off" for network in networks):
+            return
         for number, port in self._ports.items():
             port.bind()
             self.shared += [f"UDP port {number} is shared with {holder}" for holder in others(number)]
         self._frames.bind()
-        self._arp.bind()
+        self._conflicts.bind()
         self.neighbours.bind()
+        self._bound = True
 
     async def run(self) -> None:
         """Serve until cancelled.  Raises OperatorError when another server leases where we are to."""
+        if not self._bound:
+            await asyncio.Event().wait()
         for line in self.shared:
             self._record(None, "shared port", {"why": f"{line}: it may take what is meant for us"}, "warning")
+        self._withhold()
+        self._context.sites.on_change.append(self._on_sites)
+        forget = self._context.journal.listen(self._on_event)
         self.neighbours.start()
-        self._ports[SERVER_PORT].start(self._on_server_port)
-        self._ports[BOOT_PORT].start(self._on_boot_port)
-        await self._look_around(first=True)
-        while True:
-            await asyncio.sleep(PROBE_EVERY)
-            await self._look_around(first=False)
+        self._conflicts.start()
+        for number, port in self._ports.items():
+            port.start(partial(self._on_datagram, number))
+        try:
+            await self._look_around(refuse=True)
+            while True:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._look.wait(), PROBE_EVERY)
+                self._look.clear()
+                await self._look_around(refuse=False)
+        finally:
+            forget()
 
     async def stop(self, grace: float) -> None:
         for port in self._ports.values():
             port.close()
         self.neighbours.close()
-        self._arp.close()
+        self._conflicts.close()
         self._frames.close()
 
     # ------------------------------------------------------------------ datagrams
 
-    def _on_server_port(self, datagram: bytes, peer: tuple[str, int], ifindex: int, local: str) -> None:
-        self._on_datagram(SERVER_PORT, datagram, peer, ifindex, local)
-
-    def _on_boot_port(self, datagram: bytes, peer: tuple[str, int], ifindex: int, local: str) -> None:
-        self._on_datagram(BOOT_PORT, datagram, peer, ifindex, local)
-
     def _on_datagram(self, port: int, datagram: bytes, peer: tuple[str, int], ifindex: int, local: str) -> None:
-        context, now = self._context, self._now()
+        context, sites, now = self._context, self._context.sites, self._clock()
+        inventory = context.registry.current
+        facts = (inventory, sites.version, context.store.revision, port, ifindex, peer if port == BOOT_PORT else None)
+        if (known := self._memo.find(datagram)) and known.facts == facts and (here := sites.at(ifindex)):
+            self._send(known.reply, Memo.again(known, datagram), port, ifindex, here.address)
+            self._follow(known.reply, known.client, port, here, now)
+            return
+        if inventory is not self._inventory:
+            self._withhold()
         try:
             message = decode(datagram)
         except WireError as error:
-            self._ignore(None, str(error), now, peer=peer[0])
+            self._malformed(str(error), peer[0], now)
             return
         site = self._site_of(message, ifindex)
         if site is None or message.xid in self.neighbours.probing:
             return
+        if site.network.mode == "server" and not self._may_lease(site):
+            self._ignore(None, f"{site.interface}: not yet known whether another server leases there", now)
+            return
         client = client_of(message)
         assignment = context.assign(client, site)
-        answer = respond(message, client, Arrival(port, peer, ifindex, site.address, now), assignment, site, context.leases)
-        if not isinstance(answer, Reply):
+        if client.arch or client.loader is not Loader.FIRMWARE:
+            context.store.see(client.mac, client.uuid, client.arch.value if client.arch else None, client.vendor_class, now)
+        answer = respond(message, client, Arrival(port, peer, ifindex, local, now), assignment, site, context.leases)
+        if isinstance(answer, Reply):
+            encoded = encode(answer.message, answer.limit)
+            # A relay, and a client that renews through a router, are reached as the kernel routes.
+            link = ifindex if message.giaddr == NO_ADDRESS and site.network.interface else 0
+            if answer.lease is not None:
+                self._send_when_kept(answer, answer.lease, encoded, client, port, link, site, now)
+                return
+            self._send(answer, encoded, port, link, site.address)
+            self._follow(answer, client, port, site, now)
+            if link and (site.network.mode == "proxy" or port == BOOT_PORT) and site is sites.at(ifindex):
+                self._memo.keep(datagram, Remembered(facts, client, answer, encoded))
+        elif isinstance(answer, Noted):
+            self._keep(answer.lease, client.mac, None)
+            self._record(client.mac, answer.kind, {"address": answer.lease.address, "why": answer.why}, at=now)
+        else:
             self._ignore(client.mac, answer.why, now)
-            return
-        if answer.lease is None:
-            self._answer(answer, client, site, port, now)
-            return
-        lease = answer.lease
-
-        def kept(error: StoreError | None) -> None:
-            if error:
-                context.leases.undo(lease)
-                self._record(client.mac, "lease not kept", {"address": lease.address, "why": str(error)}, "alarm")
-            else:
-                self._answer(answer, client, site, port, now)
-
-        context.store.submit(lease, kept)
+            if message.type == DHCPREQUEST and message.giaddr == NO_ADDRESS:
+                self._overhear(message.address(SERVER_ID), site, ifindex)
 
     def _site_of(self, message: Message, ifindex: int) -> Site | None:
-        """The network that a message belongs to; None: none of ours."""
+        """The network that a message belongs to; None: none of ours, stay silent."""
         sites = self._context.sites
-        if message.giaddr != NO_ADDRESS:
-            return sites.for_relay(message.giaddr, ifindex)
-        return sites.at(ifindex)
+        selected = selector(message)
+        if not selected:
+            return sites.at(ifindex)
+        return sites.for_relay(selected, ifindex) if message.giaddr != NO_ADDRESS else sites.for_client(selected, ifindex)
+
+    def _may_lease(self, site: Site) -> bool:
+        return site.ifindex in self._cleared or site.network.force or not site.network.interface
 
     # ------------------------------------------------------------------ answers
 
-    def _answer(self, reply: Reply, client: Client, site: Site, port: int, now: float) -> None:
-        """Note the answer and send it, at once or after the delay that the machine needs."""
-        self._record(client.mac, reply.kind, self._detail(reply, client), at=now)
+    def _send_when_kept(
+        self, reply: Reply, lease: Lease, encoded: bytes, client: Client, port: int, link: int, site: Site, now: float
+    ) -> None:
+        def kept() -> None:
+            self._send(reply, encoded, port, link, site.address)
+            self._follow(reply, client, port, site, now)
+
+        self._keep(lease, client.mac, kept)
+
+    def _keep(self, lease: Lease, mac: Mac | None, then: Callable[[], None] | None) -> None:
+        """Call `then` once the lease is on disk.  If it cannot be: no answer, the binding is undone, somebody must look."""
+
+        def kept(error: StoreError | None) -> None:
+            if error:
+                self._context.leases.undo(lease)
+                self._record(mac, "lease not kept", {"address": lease.address, "why": str(error)}, "alarm")
+            elif then:
+                then()
+
+        self._context.store.submit(lease, kept)
+
+    def _send(self, reply: Reply, encoded: bytes, port: int, link: int, source: str) -> None:
+        """Send at once, or after the delay that some ROMs need."""
         if reply.delay > 0:
-            asyncio.get_running_loop().call_later(reply.delay, self._send, reply, site, port)
+            asyncio.get_running_loop().call_later(reply.delay, self._transmit, reply, encoded, port, link, source)
         else:
-            self._send(reply, site, port)
+            self._transmit(reply, encoded, port, link, source)
 
-    def _send(self, reply: Reply, site: Site, port: int) -> None:
+    def _transmit(self, reply: Reply, encoded: bytes, port: int, link: int, source: str) -> None:
+        """To the client's card at layer 2 where it has no address yet; link: the interface, 0 for as the kernel routes."""
         to = reply.destination
-        datagram = encode(reply.message, LARGEST_REPLY)
+        address = to.address
         try:
-            if to.mac is not None and (link := self._context.sites.link(site.ifindex)) and link.type == ETHERNET:
-                frame = udp_frame(to.mac.octets, link.mac, site.address, port, to.address, to.port, datagram)
-                try:
-                    self._frames.send(link, frame)
-                    return
-                except OSError:
-                    to = type(to)(EVERYBODY, to.port, None)
-            elif to.mac is not None:
-                to = type(to)(EVERYBODY, to.port, None)
-            on_link = to.address == EVERYBODY or reply.message.giaddr == NO_ADDRESS
-            self._ports[port].send(datagram, (to.address, to.port), site.ifindex if on_link else 0, site.address)
+            if to.mac is not None:
+                interface = self._context.sites.link(link)
+                if interface and interface.type == ETHERNET:
+                    with suppress(OSError):
+                        frame = udp_frame(to.mac.octets, interface.mac, source, port, address, to.port, encoded)
+                        self._frames.send(interface, frame)
+                        return
+                address = EVERYBODY  # it cannot be done: RFC 2131 §4.1 allows the broadcast instead
+            self._ports[port].send(encoded, (address, to.port), link, source)
         except OSError as error:
-            why = f"{to.address} by {site.interface}: {error.strerror}"
-            self._record(None, "not sent", {"why": why}, "warning")
+            self._record(None, "not sent", {"to": address, "why": str(error.strerror)}, "warning")
 
-    def _detail(self, reply: Reply, client: Client) -> dict[str, Any]:
-        detail: dict[str, Any] = {}
-        match reply.step:
-            case LoadNBP(path, over):
-                detail["nbp" if over == "tftp" else "url"] = path
-            case FetchScript(url):
-                detail["url"] = url
-        if client.arch:
-            detail["arch"] = client.arch.value
-        detail["loader"] = client.loader.value
-        if reply.message.yiaddr != NO_ADDRESS:
-            detail["address"] = reply.message.yiaddr
-        if reply.step:
-            detail["why"] = reply.step.why
-        return detail
+    # ------------------------------------------------------------------ what follows from an answer
 
-    def _ignore(self, mac: Mac | None, why: str, now: float, **detail: Any) -> None:
-        """Seen but not answered: noted with its reason, the same one once in a while."""
-        if now - self._said.get((mac, why), 0.0) < SAY_AGAIN:
+    def _follow(self, reply: Reply, client: Client, port: int, site: Site, now: float) -> None:
+        """Note the answer; see that what was offered is free, and that the client understands how it was told."""
+        self._record(client.mac, reply.kind, reply.detail(client), at=now)
+        if site.network.mode == "server" and site.network.probe and port == SERVER_PORT:
+            if reply.probe:
+                self._conflicts.ask(site, reply.probe)
+            self._conflicts.look_ahead(site)
+        if port == BOOT_PORT:
+            self._styles.progressed(client.mac)
+        elif client.loader is Loader.FIRMWARE and isinstance(reply.step, LoadNBP):
+            self._boot_of(client.mac, now).nbp = reply.step.path.rpartition("/")[2]
+            if reply.style and reply.kind == "offered" and (follower := self._styles.asked(client, reply.style, now)):
+                self._change_style(client, reply.style, follower, reply.step.path, site, now)
+
+    def _boot_of(self, mac: Mac, now: float) -> _Boot:
+        boot = self._boots.get(mac)
+        if boot is None:
+            boot = self._boots[mac] = _Boot(since=now)
+            if len(self._boots) > REMEMBERED:
+                self._boots.popitem(last=False)
+        return boot
+
+    def _change_style(self, client: Client, style: str, follower: str, path: str, site: Site, now: float) -> None:
+        """The client keeps asking: it does not understand this style of answer.  Use the next one (field: edk2 #6944, #8149)."""
+        context = self._context
+        machine = context.registry.current.machine_of(client)
+        if machine and machine.reply_style != "auto":
             return
+        key = context.state_key(client)
+        context.store.set_state(key, replace(context.store.state(key), reply_style=follower))
+        boot = self._boot_of(client.mac, now)
+        boot.style, boot.tried = follower, boot.tried + 1
+        asked = f"it asked {Styles.PATIENCE} times; neither port 4011 nor a transfer followed style {style}"
+        if boot.tried % len(STYLES):
+            self._record(client.mac, "style", {"style": follower, "why": f"{asked}: {follower} is tried next"}, "warning", now)
+            return
+        mend = f"let the router send next-server {site.address}, option 66 {site.address} and option 67 {path}"
+        self._record(client.mac, "style", {"style": follower, "why": f"{asked}, nor any other style: {mend}"}, "alarm", now)
+
+    def _on_event(self, event: Event) -> None:
+        """A transfer or a script request: the client understood us, or goes in circles."""
+        mac = event.mac
+        if mac is None or event.service not in ("tftp", "http"):
+            return
+        self._styles.progressed(mac)
+        boot = self._boots.get(mac)
+        if boot is None:
+            return
+        if event.kind == "script":
+            boot.loads = 0
+        elif event.kind == "sent" and boot.nbp and str(event.detail.get("path", "")).endswith(boot.nbp):
+            if boot.style:
+                why = f"the boot program was fetched: style {boot.style} stays"
+                self._record(mac, "style works", {"style": boot.style, "why": why}, at=event.at)
+                boot.style, boot.tried = "", 0
+            self._count_load(mac, boot, event.at)
+
+    def _count_load(self, mac: Mac, boot: _Boot, now: float) -> None:
+        """The same program again and again, and never its script: after three the other one is offered (ipxe #908, #913, #922)."""
+        if now - boot.since > LOOP_SECONDS:
+            boot.loads, boot.since = 0, now
+        boot.loads += 1
+        if boot.loads < LOOP_LIMIT:
+            return
+        context = self._context
+        key = context.state_key(Client(mac))
+        state = context.store.state(key)
+        # From the usual program to its alternate, and if that goes in circles too, back.
+        context.store.set_state(key, replace(state, loader_fetches=0 if state.loader_fetches else boot.loads))
+        why = f"{boot.nbp} was loaded {boot.loads} times in {LOOP_SECONDS:.0f} s and never asked for its script: another is tried"
+        self._record(mac, "loop", {"nbp": boot.nbp, "why": why}, "warning", now)
+        boot.loads = 0
+
+    # ------------------------------------------------------------------ silence
+
+    def _ignore(self, mac: Mac | None, why: str, now: float) -> None:
+        """Seen but not answered: noted with its reason, the same one once in a while."""
+        if self._is_news(mac, why, now):
+            self._record(mac, "ignored", {"why": why}, at=now)
+
+    def _malformed(self, why: str, peer: str, now: float) -> None:
+        """Counted each time, told once in a while for each kind of fault."""
+        if self._is_news(None, re.sub(r"[0-9a-f]*\d[0-9a-f]*", "#", why), now):
+            self._record(None, "malformed", {"from": peer, "why": why}, at=now)
+        else:
+            counts = self._context.journal.counts
+            counts["dhcp", "malformed"] = counts.get(("dhcp", "malformed"), 0) + 1
+
+    def _is_news(self, mac: Mac | None, why: str, now: float) -> bool:
+        if abs(now - self._said.get((mac, why), 0.0)) < SAY_AGAIN:
+            return False
         if len(self._said) > 10_000:
             self._said.clear()
         self._said[mac, why] = now
-        self._record(mac, "ignored", {**detail, "why": why}, "debug" if mac is None else "info", at=now)
+        return True
 
-    # ------------------------------------------------------------------ other servers
+    # ------------------------------------------------------------------ other servers, other holders
 
-    async def _look_around(self, first: bool) -> None:
-        """Probe all networks; let server mode lease where nobody else does."""
-        sites = self._context.sites.sites
-        await self.neighbours.probe(sites)
-        for site in sites:
-            if site.network.mode != "server" or site.ifindex in self._cleared:
+    async def _look_around(self, refuse: bool) -> None:
+        """Ask for other servers on all networks; let server mode lease where nobody else does.
+
+        refuse: raise OperatorError where somebody else does; otherwise that network is not served until it is gone.
+        """
+        sites = self._context.sites
+        asked = tuple(sites.sites)
+        self._probed |= {site.ifindex for site in asked}
+        await self.neighbours.probe(asked)
+        for site in asked:
+            sites.mark_foreign_pxe(site.ifindex, any(other.pxe for other in self.neighbours.present(site.ifindex)))
+            if site.network.mode != "server" or self._may_lease(site):
                 continue
             found = self.neighbours.leasing(site.ifindex)
-            if not found or site.network.force:
+            if not found:
                 self._cleared.add(site.ifindex)
-            elif first:
-                who = " and ".join(map(str, found))
-                raise OperatorError(
-                    site.network.where or f"interface {site.interface}",
-                    f"a {who} leases addresses on {site.interface} already",
-                    "Set `dhcp: proxy` to boot machines beside it, stop it, or set `force: true` to lease all the same.",
-                )
+                continue
+            what = f"a {' and a '.join(map(str, found))} leases addresses on {site.interface} already"
+            mend = "Set `dhcp: proxy` to boot machines beside it, stop it, or set `force: true` to lease all the same."
+            if refuse:
+                raise OperatorError(site.network.where or f"interface {site.interface}", what, mend)
+            self._record(None, "not leasing", {"interface": site.interface, "why": f"{what}. {mend}"}, "alarm")
 
-    def _on_neighbour(self, neighbour: Neighbour) -> None:
-        site = self._context.sites.at(neighbour.ifindex)
-        rival = site is not None and site.network.mode == "server" and neighbour.leases and not site.network.force
-        kind = "other server" if neighbour.leases and not neighbour.pxe else "other PXE server"
-        detail = {"interface": neighbour.interface, "server": neighbour.address, "vendor": neighbour.mac, "what": str(neighbour)}
-        self._record(None, kind, detail, "alarm" if rival else "warning" if neighbour.pxe else "info")
-        if neighbour.pxe:
-            self._context.sites.mark_foreign_pxe(neighbour.ifindex)
+    def _overhear(self, named: str, site: Site, ifindex: int) -> None:
+        """A client took the offer of that server."""
+        if named and self._context.sites.of_address(named) is None:
+            self.neighbours.named(ifindex, site.interface, named)
 
-    # ------------------------------------------------------------------ small things
+    def _on_neighbour(self, other: Neighbour) -> None:
+        site = self._context.sites.at(other.ifindex)
+        rival = site is not None and site.network.mode == "server" and other.leases and not site.network.force
+        kind = "other PXE server" if other.pxe else "other DHCP server"
+        detail = {"interface": other.interface, "server": other.address, "card": other.mac or "", "what": str(other)}
+        self._record(None, kind, detail, "alarm" if rival else "warning" if other.pxe else "info")
+        if other.pxe:
+            self._context.sites.mark_foreign_pxe(other.ifindex)
 
-    def _now(self) -> float:
-        """The clock, but never before the newest lease on disk: a Raspberry Pi starts in the past (design.md)."""
-        return max(self._clock(), self._context.store.newest)
+    def _on_conflict(self, lease: Lease, site: Site) -> None:
+        why = f"{lease.mac} answers there on {site.interface}, though nobody leased it: it is given to nobody for an hour"
+        self._record(None, "conflict", {"address": lease.address, "why": why}, "warning")
+        self._keep(lease, None, None)
+
+    def _on_sites(self) -> None:
+        """Links, addresses or settings changed."""
+        self._withhold()
+        if any(site.ifindex not in self._probed for site in self._context.sites.sites):
+            self._look.set()
+
+    def _withhold(self) -> None:
+        """Reservations, and our own addresses, are never chosen for anybody else."""
+        inventory, sites = self._context.registry.current, self._context.sites
+        own = {str(address.ip) for link in sites.links.values() for address in link.addresses}
+        self._context.leases.withhold(own | {machine.address for machine in inventory.machines.values() if machine.address})
+        self._inventory = inventory
+
+    # ------------------------------------------------------------------ the journal
 
     def _record(self, mac: Mac | None, kind: str, detail: dict[str, Any], level: str = "info", at: float | None = None) -> None:
-        service, _, rest = kind.partition(" ") if kind.startswith("pxe ") else ("dhcp", "", kind)
-        self._context.journal.record(Event(self._now() if at is None else at, mac, service, rest, detail, level))
+        service, kind = ("pxe", "acked") if kind == "pxe acked" else ("dhcp", kind)
+        self._context.journal.record(Event(self._clock() if at is None else at, mac, service, kind, detail, level))

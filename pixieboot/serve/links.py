@@ -165,6 +165,7 @@ class Sites:
         self._settings, self._loaders, self._read = settings, loaders, links
         self._foreign_pxe: set[int] = set()
         self._watch = LinkWatch(self.rebuild)
+        self.version = 0  # grows with every change
         self.links: dict[int, Link] = {}
         self.sites: tuple[Site, ...] = ()
         self.notes: tuple[str, ...] = ()  # what keeps a network from being served, in the operator's words
@@ -173,6 +174,7 @@ class Sites:
         self._by_address: dict[str, Site] = {}
         self._relays: tuple[Network, ...] = ()
         self._relayed: dict[tuple[str, int], Site | None] = {}
+        self._routed: dict[tuple[str, int], Site | None] = {}
         self.rebuild()
 
     def start(self) -> None:
@@ -210,6 +212,19 @@ class Sites:
             self._relayed[key] = self._find_relayed(address, ifindex)
         return self._relayed[key]
 
+    def for_client(self, address: str, ifindex: int) -> Site | None:
+        """The network of a client that has this address already: on that interface, behind a router, else the interface's first."""
+        key = (address, ifindex)
+        if key not in self._routed:
+            if len(self._routed) > 4096:
+                self._routed.clear()
+            wanted = IPv4Address(address)
+            local = (site for site in self.sites if site.ifindex == ifindex and wanted in site.subnet)
+            behind = any(network.subnet and wanted in network.subnet for network in self._relays)
+            routed = self.for_relay(address, ifindex) if behind else None
+            self._routed[key] = next(local, None) or routed or self.at(ifindex)
+        return self._routed[key]
+
     def link(self, ifindex: int) -> Link | None:
         return self.links.get(ifindex)
 
@@ -235,7 +250,8 @@ class Sites:
         if (links, tuple(served), relays, tuple(notes)) == (self.links, self.sites, self._relays, self.notes):
             return
         self.links, self.sites, self._relays, self.notes = links, tuple(served), relays, tuple(notes)
-        self._relayed = {}
+        self.version += 1
+        self._relayed, self._routed = {}, {}
         self._primary, self._by_address = {}, {}
         for site in served:
             self._by_address[site.address] = site
