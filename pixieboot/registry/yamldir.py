@@ -1,0 +1,526 @@
+"""The registry in a directory: machines, groups, profiles (NAME.yaml or NAMES.yaml) and templates (interface.md §3).
+
+Every file is parsed once per version of it: a changed file costs its own parsing and one pass over all that is known.  Large
+files are parsed entry by entry, and an entry that reads as before is not parsed again.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pixieboot import render
+from pixieboot.errors import Faults, OperatorError
+from pixieboot.inventory import LOCAL, MENU, Inventory
+from pixieboot.model import EMPTY, Arch, Group, Mac, Machine, Profile, Variant, parse_uuid, swap_uuid
+from pixieboot.registry.fields import Fields, arch_hint, arch_of, is_name, nearest
+from pixieboot.registry.strictyaml import Node, parse, read_text
+
+Signature = tuple[tuple[str, int, int, int], ...]
+T = TypeVar("T", Machine, Group, Profile)
+
+MACHINE_KEYS = frozenset({
+    "macs", "mac", "uuid", "serial", "address", "hostname", "profile", "boot", "vars", "local_boot", "loader", "options",
+    "reply_delay", "reply_style",
+})  # fmt: skip
+GROUP_KEYS = frozenset({"match", "profile", "vars", "options", "loader"})
+PROFILE_KEYS = frozenset({
+    "title", "kernel", "initrd", "args", "arch", "ignition", "cloud", "generic", "files", "message", "script", "chain", "local",
+    "loader",
+})  # fmt: skip
+LOCAL_WAYS = ("auto", "exit0", "exit1", "sanboot", "http404")
+REPLY_STYLES = ("auto", "direct", "binl", "menu")
+PLATFORMS = ("bios", "efi", "uboot")
+
+_HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", re.ASCII)
+_KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.ASCII)
+_TOP = re.compile(r"^(?=[^\s#\-%&*!|>@`,\[\]{}?:.])", re.MULTILINE)  # where an entry of a block mapping may begin
+_ANCHORS = re.compile(r"[&*]|<<|^---|^\.\.\.|^%", re.MULTILINE)  # whoever uses these has the file parsed as a whole
+_MANY = 64 << 10  # characters from which on a file is worth splitting
+
+
+@dataclass(slots=True)
+class _Entries(Generic[T]):
+    """What one file says, kept until it changes."""
+
+    signature: tuple[int, int, int]
+    found: list[T]
+    faults: list[OperatorError]
+    entries: dict[str, tuple[list[T], int]] = field(default_factory=dict)  # text of an entry -> what it says, and its line
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind(Generic[T]):
+    """machines, groups or profiles: plural, singular, how one is read."""
+
+    plural: str
+    title: str
+    read: Callable[[str, Node, str, list[OperatorError]], T]
+
+
+class YamlDirectory:
+    """A registry directory and the files of it that are known already."""
+
+    def __init__(self, root: Path, required: bool = True) -> None:
+        """required: a directory that does not exist is a fault, not an empty registry."""
+        self._root, self._required = root, required
+        self._files: dict[str, _Entries[Any]] = {}
+        self._templates: dict[str, tuple[tuple[int, int, int], str, list[OperatorError]]] = {}
+        self._texts: Mapping[str, str] = {}
+
+    def signature(self) -> Signature:
+        """Changes whenever a file does: path, size, time and inode of each, without reading any."""
+        return tuple((path, *state) for path, state in sorted(self._scan([])))
+
+    def load(self, version: int) -> Inventory:
+        """All files as one inventory.  Raises Faults with everything that is wrong in any of them."""
+        faults: list[OperatorError] = []
+        files = dict(self._scan(faults))
+        machines = self._entries(_MACHINES, files, faults)
+        groups = self._entries(_GROUPS, files, faults)
+        profiles = self._entries(_PROFILES, files, faults)
+        templates = self._load_templates(files, faults)
+        _Checks(self._root, machines, groups, profiles, templates, faults).run()
+        if faults:
+            raise Faults(sorted(faults, key=_place))
+        return Inventory.build(machines, groups, profiles, templates, version)
+
+    # Files.
+
+    def _scan(self, faults: list[OperatorError]) -> Iterator[tuple[str, tuple[int, int, int]]]:
+        """(path, (size, time, inode)) of every file of the registry."""
+        root = str(self._root)
+        if not os.path.isdir(root):
+            if self._required:
+                faults.append(
+                    OperatorError(root, "the registry is no directory", "Make it, or correct `registry` in pixieboot.yaml.")
+                )
+            return
+        for kind in (_MACHINES, _GROUPS, _PROFILES):
+            for suffix in (".yaml", ".yml"):
+                with_suffix = os.path.join(root, kind.plural + suffix)
+                try:
+                    status = os.stat(with_suffix)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    faults.append(_unreadable(with_suffix, error))
+                    continue
+                yield with_suffix, (status.st_size, status.st_mtime_ns, status.st_ino)
+            yield from _walk(os.path.join(root, kind.plural), faults, deep=False)
+        yield from _walk(os.path.join(root, "templates"), faults, deep=True)
+
+    def _entries(self, kind: _Kind[T], files: Mapping[str, tuple[int, int, int]], faults: list[OperatorError]) -> list[T]:
+        """Everything of one kind, from NAMES.yaml and NAMES/NAME.yaml."""
+        many, directory = str(self._root / f"{kind.plural}.yaml"), str(self._root / kind.plural) + os.sep
+        found: list[T] = []
+        for path, signature in files.items():
+            if path != many and not path.startswith(directory):
+                if path == str(self._root / f"{kind.plural}.yml"):
+                    faults.append(OperatorError(path, "this file is not read", f"Rename it to {kind.plural}.yaml."))
+                continue
+            if not path.endswith(".yaml"):
+                mend = f"Rename it to {Path(path).stem}.yaml, or move it away."
+                faults.append(OperatorError(path, f"this file is not read: a file of {kind.plural}/ ends in .yaml", mend))
+                continue
+            known = self._files.get(path)
+            if known is None or known.signature != signature:
+                known = self._files[path] = self._read(kind, path, signature, path == many, known)
+            found += known.found
+            faults += known.faults
+        for path in [path for path in self._files if (path == many or path.startswith(directory)) and path not in files]:
+            del self._files[path]
+        return found
+
+    def _read(
+        self, kind: _Kind[T], path: str, signature: tuple[int, int, int], many: bool, known: "_Entries[T] | None"
+    ) -> "_Entries[T]":
+        entries: _Entries[T] = _Entries(signature, [], [])
+        text = read_text(Path(path), entries.faults)
+        if text is None:
+            return entries
+        if not many:
+            node = parse(text, path, entries.faults) or Node({}, 1, lines={})
+            name = Path(path).stem
+            if not entries.faults:
+                entries.found.append(self._one(kind, name, node, path, entries.faults))
+        elif len(text) < _MANY or _ANCHORS.search(text) or not self._split(kind, text, path, entries, known):
+            entries.found, entries.faults = self._whole(kind, text, path, 1)
+        return entries
+
+    def _whole(self, kind: _Kind[T], text: str, path: str, first_line: int) -> tuple[list[T], list[OperatorError]]:
+        """All entries of a file NAMES.yaml, or of a part of one."""
+        faults: list[OperatorError] = []
+        node = parse(text, path, faults, first_line)
+        if node is None:
+            return [], faults
+        if not isinstance(node.value, dict):
+            what = f"the file holds {node.kind}, not a mapping of names to {kind.plural}"
+            faults.append(
+                OperatorError(f"{path}:{node.line}", what, f"Write `NAME:` and below it, indented, the keys of the {kind.title}.")
+            )
+            return [], faults
+        lines = node.lines or {}
+        found = []
+        for name, value in node.value.items():
+            value = Node(value.value, lines[name], value.text, value.lines)
+            found.append(self._one(kind, name, value, path, faults))
+        return found, faults
+
+    def _split(self, kind: _Kind[T], text: str, path: str, entries: "_Entries[T]", known: "_Entries[T] | None") -> bool:
+        """Parse entry by entry, those of before not again.  False: this is not for splitting, or a fault is there to be told."""
+        starts = [match.start() for match in _TOP.finditer(text)]
+        if not starts or _significant(text[: starts[0]]):
+            return False
+        line = text.count("\n", 0, starts[0]) + 1
+        names: set[str] = set()
+        for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+            part = text[start:end]
+            cached = known.entries.get(part) if known else None
+            if cached is None:
+                found, faults = self._whole(kind, part, path, line)
+                if faults:
+                    return False
+            elif cached[1] == line:
+                found = cached[0]
+            else:
+                found = [replace(one, where=f"{path}:{line + _line_of(one.where) - cached[1]}") for one in cached[0]]
+            entries.entries[part] = found, line
+            for one in found:
+                if one.name in names:
+                    return False
+                names.add(one.name)
+            entries.found += found
+            line += part.count("\n")
+        return True
+
+    @staticmethod
+    def _one(kind: _Kind[T], name: str, node: Node, path: str, faults: list[OperatorError]) -> T:
+        if not is_name(name):
+            what = f"{name!r} cannot be the name of a {kind.title}"
+            faults.append(OperatorError(f"{path}:{node.line}", what, "Use letters, digits, dots, dashes and underscores."))
+        return kind.read(name, node, path, faults)
+
+    def _load_templates(self, files: Mapping[str, tuple[int, int, int]], faults: list[OperatorError]) -> Mapping[str, str]:
+        """Every template by its name below templates/; the same object as long as nothing changed, so that they stay compiled."""
+        directory = str(self._root / "templates") + os.sep
+        texts = {}
+        for path, signature in files.items():
+            if not path.startswith(directory):
+                continue
+            known = self._templates.get(path)
+            if known is None or known[0] != signature:
+                own: list[OperatorError] = []
+                text = read_text(Path(path), own)
+                if text is not None and (fault := render.syntax_fault(text)):
+                    own.append(OperatorError(f"{path}:{fault[0]}", fault[1], "Correct the template."))
+                known = self._templates[path] = signature, text or "", own
+            texts[path.removeprefix(directory)] = known[1]
+            faults += known[2]
+        self._templates = {path: known for path, known in self._templates.items() if path in files}
+        if texts != self._texts:
+            self._texts = texts
+        return self._texts
+
+
+def _walk(directory: str, faults: list[OperatorError], deep: bool) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    """The files of a directory; hidden ones and what editors leave behind are none."""
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name.startswith((".", "#")) or entry.name.endswith(("~", ".swp", ".tmp")):
+                    continue
+                try:
+                    status = entry.stat()
+                except OSError as error:
+                    faults.append(_unreadable(entry.path, error))
+                    continue
+                if entry.is_dir():
+                    if deep:
+                        yield from _walk(entry.path, faults, deep)
+                else:
+                    yield entry.path, (status.st_size, status.st_mtime_ns, status.st_ino)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        faults.append(_unreadable(directory, error))
+
+
+def _unreadable(path: str, error: OSError) -> OperatorError:
+    mend = f"The user pixieboot must be able to read it: chown -R root:pixieboot {path} && chmod -R u=rwX,g=rX,o= {path}"
+    return OperatorError(path, f"it cannot be read ({error.strerror})", mend)
+
+
+def _significant(text: str) -> bool:
+    return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
+
+
+def _line_of(where: str) -> int:
+    return int(where.rpartition(":")[2])
+
+
+def _place(fault: OperatorError) -> tuple[str, int]:
+    file, _, line = fault.where.rpartition(":")
+    return (file, int(line)) if line.isdigit() else (fault.where, 0)
+
+
+# --- one machine, group, profile -----------------------------------------------------------------------------------------
+
+
+def _machine(name: str, node: Node, path: str, faults: list[OperatorError]) -> Machine:
+    fields = Fields(node, path, f"machine {name}", MACHINE_KEYS, faults)
+    if fields.has("mac") and fields.has("macs"):
+        fields.fault(fields.nodes["mac"], "mac and macs are both there", "Keep macs, with all addresses in it.")
+    macs = [mac for key in ("macs", "mac") for item in fields.scalars(key) if (mac := fields.parse(item, Mac.parse, _MAC_MEND))]
+    machine = Machine(
+        name=name,
+        macs=tuple(dict.fromkeys(macs)),
+        uuid=fields.parsed("uuid", _uuid, "Write it as `dmidecode -s system-uuid` prints it, or remove it."),
+        serial=fields.text("serial"),
+        address=fields.address("address"),
+        hostname=fields.parsed("hostname", _hostname, "Use letters, digits and dashes."),
+        profile=fields.text("profile"),
+        boot=fields.choice("boot", ("always", "once", "local"), "always"),
+        vars=fields.variables(),
+        local_boot=fields.choice("local_boot", LOCAL_WAYS, "auto"),
+        loader=fields.loader(),
+        options=fields.options(),
+        reply_delay=fields.seconds("reply_delay", 0.0),
+        reply_style=fields.choice("reply_style", REPLY_STYLES, "auto"),
+        where=f"{path}:{node.line}",
+    )
+    if isinstance(node.value, dict) and not (fields.has("macs") or fields.has("mac") or fields.has("uuid") or fields.has("serial")):
+        what = f"machine {name} has neither a MAC address nor a UUID nor a serial number: nothing can be known to be it"
+        fields.fault(node, what, "Add for example `mac: 52:54:00:12:34:56`.")
+    return machine
+
+
+_MAC_MEND = "Write six pairs of hexadecimal digits, such as 52:54:00:12:34:56."
+
+
+def _uuid(text: str) -> str:
+    uuid = parse_uuid(text)
+    if uuid is None:
+        raise ValueError(f"{text!r} is no UUID that tells one machine from another")
+    return uuid
+
+
+def _hostname(text: str) -> str:
+    if len(text) > 253 or not all(_HOSTNAME.fullmatch(part) for part in text.split(".")):
+        raise ValueError(f"{text!r} is not a host name")
+    return text
+
+
+def _group(name: str, node: Node, path: str, faults: list[OperatorError]) -> Group:
+    fields = Fields(node, path, f"group {name}", GROUP_KEYS, faults)
+    match = {label: text for label, value in fields.mapping("match").items() if (text := _label(fields, label, value)) is not None}
+    return Group(
+        name=name,
+        match=match or EMPTY,
+        profile=fields.text("profile"),
+        vars=fields.variables(),
+        options=fields.options(),
+        loader=fields.loader(),
+        where=f"{path}:{node.line}",
+    )
+
+
+def _label(fields: Fields, label: str, node: Node) -> str | None:
+    """The value that a label must have, as Inventory compares it."""
+    if node.value is None or isinstance(node.value, (dict, list)):
+        fields.fault(node, f"the label {label} is {node.kind}, not one value", f"Write one value, such as `{label}: VALUE`.")
+        return None
+    if not _LABEL.fullmatch(label):
+        fields.fault(node, f"{label!r} cannot be a label", "Use letters, digits, dots, dashes and underscores.")
+        return None
+    text = node.text
+    match label:
+        case "mac":
+            return fields.parse(node, Mac.parse, _MAC_MEND)
+        case "uuid":
+            return fields.parse(node, _uuid, "Write it as `dmidecode -s system-uuid` prints it, or remove it.")
+        case "arch":
+            arch = arch_of(text)
+            if arch is None:
+                fields.fault(node, f"{text!r} is not an architecture", arch_hint(text))
+            return arch.value if arch else None
+        case "platform":
+            if text not in PLATFORMS:
+                fields.fault(node, f"platform is {text!r}, want bios or efi", nearest(text, PLATFORMS, "Write bios or efi."))
+            return text
+        case "subnet":
+            return fields.parse(node, _subnet, "Write the network's own address, such as 192.168.77.0/24.")
+    return text
+
+
+def _subnet(text: str) -> str:
+    try:
+        return str(IPv4Network(text))
+    except ValueError:
+        raise ValueError(f"subnet is {text!r}, not an IPv4 network") from None
+
+
+def _profile(name: str, node: Node, path: str, faults: list[OperatorError]) -> Profile:
+    fields = Fields(node, path, f"profile {name}", PROFILE_KEYS, faults)
+    local = fields.flag("local", False)
+    variants = _variants(fields)
+    profile = Profile(
+        name=name,
+        title=fields.text("title", ""),
+        kernel=_asset(fields, "kernel"),
+        initrd=_assets(fields, "initrd"),
+        args=tuple(_template_value(fields, item, "args") for item in fields.scalars("args")),
+        arch=variants,
+        documents=_documents(fields),
+        message=_template_text(fields, "message") or "",
+        script=fields.text("script"),
+        chain=_template_text(fields, "chain"),
+        local=local,
+        loader=fields.loader(),
+        where=f"{path}:{node.line}",
+    )
+    ways = [key for key in ("kernel", "script", "chain") if fields.has(key)] + (["local"] if local else [])
+    if not ways and any(variant.kernel for variant in variants.values()):
+        ways = ["kernel"]
+    if len(ways) > 1:
+        fields.fault(fields.nodes[ways[1]], f"profile {name} has {' and '.join(ways)}", "Keep one of them.")
+    if not ways and isinstance(node.value, dict) and not (fields.nodes.keys() - PROFILE_KEYS):
+        fields.fault(node, f"profile {name} boots nothing", "Give it a kernel, a script, a chain, or `local: true`.")
+    return profile
+
+
+def _variants(fields: Fields) -> Mapping[Arch, Variant]:
+    """`arch: {arm64-efi: {kernel: …}}`."""
+    found: dict[Arch, Variant] = {}
+    for name, node in fields.mapping("arch").items():
+        arch = fields.arch(name, node)
+        own = Fields(node, fields.file, f"arch {name}", ("kernel", "initrd", "args"), fields.faults)
+        variant = Variant(
+            kernel=_asset(own, "kernel"),
+            initrd=_assets(own, "initrd") if "initrd" in own.nodes else None,
+            args=tuple(_template_value(own, item, "args") for item in own.scalars("args")) if "args" in own.nodes else None,
+        )
+        if arch:
+            found[arch] = variant
+    return found or EMPTY
+
+
+def _asset(fields: Fields, key: str) -> str | None:
+    text = fields.text(key)
+    return None if text is None else _asset_path(fields, fields.nodes[key], key)
+
+
+def _assets(fields: Fields, key: str) -> tuple[str, ...]:
+    return tuple(_asset_path(fields, item, key) for item in fields.scalars(key))
+
+
+def _asset_path(fields: Fields, node: Node, key: str) -> str:
+    """A path below assets, a URL, or a template of one of them."""
+    text = _template_value(fields, node, key)
+    if not _URL.match(text) and not render.has_markup(text):
+        fields.below_root(node, key, text)
+    return text
+
+
+def _template_text(fields: Fields, key: str) -> str | None:
+    text = fields.text(key)
+    return None if text is None else _template_value(fields, fields.nodes[key], key)
+
+
+def _template_value(fields: Fields, node: Node, key: str) -> str:
+    """A value that may hold {{ … }}, checked for its syntax."""
+    if render.has_markup(node.text) and (fault := render.syntax_fault(node.text)):
+        fields.fault(node, f"{key}: {fault[1]}", "Correct the expression between {{ and }}.")
+    return node.text
+
+
+def _documents(fields: Fields) -> Mapping[str, str]:
+    """Template files by kind: ignition, cloud, generic and what `files` names."""
+    found = {kind: text for kind in ("ignition", "cloud", "generic") if (text := fields.text(kind)) is not None}
+    for kind, node in fields.mapping("files").items():
+        if not _KIND.fullmatch(kind) or node.value is None or isinstance(node.value, (dict, list)):
+            fields.fault(node, f"files: {kind} is {node.kind}, not the name of a template", "Write `KIND: FILE` below files.")
+        elif kind in found:
+            fields.fault(node, f"{kind} is there twice, below files and beside it", "Keep one of the two.")
+        else:
+            found[kind] = node.text
+    return found or EMPTY
+
+
+_MACHINES = _Kind("machines", "machine", _machine)
+_GROUPS = _Kind("groups", "group", _group)
+_PROFILES = _Kind("profiles", "profile", _profile)
+
+
+# --- all of them together ------------------------------------------------------------------------------------------------
+
+
+class _Checks:
+    """What only shows when everything is read: names that lead nowhere, and identities that two machines claim."""
+
+    def __init__(
+        self,
+        root: Path,
+        machines: list[Machine],
+        groups: list[Group],
+        profiles: list[Profile],
+        templates: Mapping[str, str],
+        faults: list[OperatorError],
+    ) -> None:
+        self._root, self._faults = root, faults
+        self._machines, self._groups, self._profiles, self._templates = machines, groups, profiles, templates
+        self._names = {profile.name for profile in profiles} | {MENU.name, LOCAL.name}
+
+    def run(self) -> None:
+        for kind, entries in (("machine", self._machines), ("group", self._groups), ("profile", self._profiles)):
+            self._once(kind, ((entry.name, entry) for entry in entries), "name")
+        for entry in (*self._machines, *self._groups):
+            if entry.profile is not None and entry.profile not in self._names:
+                mend = f"Profiles live in {self._root}/profiles.yaml and {self._root}/profiles/."
+                near = nearest(entry.profile, self._names)
+                self._fault(entry, f"profile {entry.profile!r} does not exist", f"{near} {mend}".strip())
+        self._identities()
+        for profile in self._profiles:
+            for key, name in (("script", profile.script), *profile.documents.items()):
+                if name is not None and name not in self._templates:
+                    self._no_template(profile.where, f"{key} of profile {profile.name} names the template {name!r}, which", name)
+        built_in = set(render.built_in_names())
+        for name, text in self._templates.items():
+            if render.syntax_fault(text) is None:
+                for line, other in render.references(text):
+                    if other not in self._templates and other not in built_in:
+                        self._no_template(f"{self._root}/templates/{name}:{line}", f"the template {other!r}", other)
+
+    def _fault(self, entry: Machine | Group | Profile, what: str, mend: str) -> None:
+        self._faults.append(OperatorError(entry.where, what, mend))
+
+    def _no_template(self, where: str, what: str, name: str) -> None:
+        near = nearest(name, self._templates)
+        self._faults.append(
+            OperatorError(where, f"{what} does not exist", f"{near} Templates live in {self._root}/templates.".strip())
+        )
+
+    def _identities(self) -> None:
+        machines = self._machines
+        self._once("machine", ((mac, machine) for machine in machines for mac in machine.macs), "MAC address")
+        uuids = ((min(machine.uuid, swap_uuid(machine.uuid)), machine) for machine in machines if machine.uuid)
+        self._once("machine", uuids, "UUID (in either byte order)")
+        self._once("machine", ((machine.serial.lower(), machine) for machine in machines if machine.serial), "serial number")
+        self._once("machine", ((machine.address, machine) for machine in machines if machine.address), "address")
+
+    def _once(self, kind: str, claims: Iterable[tuple[str, Machine | Group | Profile]], what: str) -> None:
+        """No two may claim the same: both places are told."""
+        first: dict[str, Machine | Group | Profile] = {}
+        for claim, entry in claims:
+            other = first.setdefault(claim, entry)
+            if other is not entry:
+                if what == "name":
+                    self._fault(entry, f"there is a {kind} {claim} already at {other.where}", "Rename one of the two.")
+                else:
+                    sentence = f"{kind} {entry.name} has the {what} {claim} of {kind} {other.name} ({other.where})"
+                    self._fault(entry, sentence, "Correct one of the two.")
