@@ -182,7 +182,7 @@ def encode(message: Message, limit: int = CAP) -> bytes:
     """The datagram, at most limit octets of UDP payload and at least 300.
 
     What does not fit goes into unused file and sname fields (option 52); if that is not enough, options are left out,
-    the last and least needed first.
+    the last and least needed first.  limit is 300 or more.
     """
     options = message.options
     order = [code for code in options if code not in _PLACED]
@@ -250,7 +250,7 @@ def _squeeze(message: Message, order: list[int], room: int) -> tuple[bytearray, 
         elif needed:
             kept.remove(needed.pop())
         else:
-            agent = b""  # RFC 3046 §2.1.1: rather no agent information than no answer
+            agent = b""  # rather no agent information than no answer
 
 
 def _pack(message: Message, order: list[int], room: int) -> tuple[bytearray, bytes, bytes] | None:
@@ -264,6 +264,8 @@ def _pack(message: Message, order: list[int], room: int) -> tuple[bytearray, byt
         return front + b"".join(spans) + b"\xff", message.file, message.sname
     file, sname = bytearray(), bytearray()
     main_room = room - len(front) - 1 - 3
+    if main_room < 0:
+        return None
     file_room, sname_room = (0 if message.file else 127), (0 if message.sname else 63)
     main = bytearray()
     for span in spans:
@@ -275,9 +277,7 @@ def _pack(message: Message, order: list[int], room: int) -> tuple[bytearray, byt
             sname += span
         else:
             return None
-    overload = bool(file) | bool(sname) << 1
-    if overload:
-        front += bytes((OVERLOAD, 1, overload))
+    front += bytes((OVERLOAD, 1, bool(file) | bool(sname) << 1))
     return (
         front + main + b"\xff",
         bytes(file + b"\xff") if file else message.file,
