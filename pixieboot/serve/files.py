@@ -101,7 +101,7 @@ def open_boot_file(root: Path, parts: Sequence[str], loaders: Iterable[str], fol
         if "/".join(name) in known and (path := packaged_loader("/".join(name))):
             directory = open_root(path.parent)
             try:
-                return open_below(directory, [path.name], follow_links=True)
+                return open_below(directory, [path.name])
             finally:
                 os.close(directory)
     raise missing
@@ -114,7 +114,7 @@ def packaged_loader(name: str) -> Path | None:
             path = directory / candidate
             with suppress(OSError):
                 if path.is_file() and os.access(path, os.R_OK):
-                    return path
+                    return path.resolve()  # Debian's ipxe.efi is a link to /boot
     return None
 
 
