@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from pixieboot.model import Event, Mac
 
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "alarm": logging.ERROR}
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR, "alarm": logging.ERROR}
 MACHINES = 20_000  # timelines kept in memory: the least recently seen machine goes first
 EVENTS_PER_MACHINE = 200
 REPEAT_SECONDS = 5.0  # the same fact about the same machine within this time is counted, not said again
