@@ -119,6 +119,26 @@ def lab(**options: Any) -> None:
     sys.exit(laboratory.run(**options))
 
 
+@main.command("install-service")
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path("/"),
+    show_default=True,
+    metavar="DIR",
+    help="Install into the system below DIR, such as an image.",
+)
+@operator_errors
+def install_service(root: Path) -> None:
+    """Put the systemd unit and a sample configuration in place; an existing configuration is left alone.
+
+    Example: sudo pixieboot install-service
+    """
+    from pixieboot import install
+
+    click.echo("\n".join(install.install_service(root.resolve())))
+
+
 def settings_path(given: Path | None) -> Path | None:
     """The settings file: as named, else the usual one if it exists; None for the defaults.  A named one must exist."""
     return given if given is not None else Path(CONFIG) if Path(CONFIG).exists() else None
