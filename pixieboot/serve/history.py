@@ -1,0 +1,149 @@
+"""The machines' events on disk, so that `why` still answers after a restart.  Gentle to SD cards: few writes, bounded size.
+
+A file of its own beside the state: losing the last seconds of it at a power cut costs nobody anything (synchronous=NORMAL).
+"""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from pixieboot.boots import split
+from pixieboot.journal import Journal
+from pixieboot.model import Event, Mac
+from pixieboot.serve.feed import event_json
+
+EVERY = 5.0  # seconds between writes
+BATCH = 500  # events that are written sooner
+PENDING = 20_000  # events kept in memory while the disk takes none
+KEEP_SECONDS = 30 * 86400.0
+KEEP_BOOTS = 20  # of each machine
+SUSPICIOUS = 300  # events of a machine from which on its boots are counted
+LARGEST = 256 << 20  # octets of the file
+PRUNE_EVERY = 6 * 3600.0
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, mac TEXT NOT NULL, service TEXT NOT NULL, kind TEXT NOT NULL, level TEXT NOT NULL,
+    detail TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS events_of_machine ON events (mac, at);
+CREATE INDEX IF NOT EXISTS events_by_time ON events (at);
+"""
+
+
+class History:
+    """The file and its writer thread.  A disk that takes nothing is told by `error`, and stops no boot."""
+
+    def __init__(self, path: Path, journal: Journal) -> None:
+        self.path = path
+        self.error = ""
+        self._wake = threading.Condition()
+        self._pending: list[Event] = []
+        self._closing = False
+        self._database = _open(path)
+        self._unlisten = journal.listen(self._on_event)
+        self._writer = threading.Thread(target=self._write, name="history-writer", daemon=True)
+        self._writer.start()
+
+    def timeline(self, mac: Mac) -> list[Event]:
+        """All that is kept of a machine, oldest first.  Reads the disk: not for the loop's own thread."""
+        with self._wake:
+            waiting = [event for event in self._pending if event.mac == mac]
+        with sqlite3.connect(self.path, timeout=2.0) as reader:
+            stored = _events(reader, mac)
+        reader.close()
+        return stored + waiting
+
+    def close(self) -> None:
+        """Write what is left, and close."""
+        self._unlisten()
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._writer.join()
+        self._database.close()
+
+    def _on_event(self, event: Event) -> None:
+        if event.mac is None:
+            return
+        with self._wake:
+            if len(self._pending) < PENDING:
+                self._pending.append(event)
+            if len(self._pending) == BATCH:
+                self._wake.notify()
+
+    def _write(self) -> None:
+        pruned = 0.0
+        while True:
+            with self._wake:
+                if not self._closing and len(self._pending) < BATCH:
+                    self._wake.wait(EVERY)
+                batch, self._pending = self._pending, []
+                closing = self._closing
+            try:
+                if batch:
+                    self._insert(batch)
+                if time.monotonic() - pruned > PRUNE_EVERY or not pruned:
+                    pruned = time.monotonic()
+                    prune(self._database, time.time())
+                self.error = ""
+            except sqlite3.Error as error:
+                self.error = f"{self.path} cannot be written: {error}"
+                with suppress(sqlite3.Error):
+                    self._database.rollback()
+                with self._wake:
+                    self._pending = (batch + self._pending)[-PENDING:]
+            if closing:
+                return
+
+    def _insert(self, batch: Sequence[Event]) -> None:
+        rows = [(e.at, e.mac, e.service, e.kind, e.level, json.dumps(event_json(e)["detail"])) for e in batch]
+        with self._database:
+            self._database.executemany("INSERT INTO events (at, mac, service, kind, level, detail) VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+
+def prune(database: sqlite3.Connection, now: float) -> None:
+    """Forget what is older than thirty days, all but the last twenty boots of a machine, and the oldest of a file too large."""
+    with database:
+        database.execute("DELETE FROM events WHERE at < ?", (now - KEEP_SECONDS,))
+        crowded = database.execute("SELECT mac FROM events GROUP BY mac HAVING count(*) > ?", (SUSPICIOUS,)).fetchall()
+        for (mac,) in crowded:
+            boots = split(_events(database, mac))
+            if len(boots) > KEEP_BOOTS:
+                database.execute("DELETE FROM events WHERE mac = ? AND at < ?", (mac, boots[-KEEP_BOOTS].start))
+        (pages,) = database.execute("PRAGMA page_count").fetchone()
+        (page,) = database.execute("PRAGMA page_size").fetchone()
+        (free,) = database.execute("PRAGMA freelist_count").fetchone()
+        if (pages - free) * page > LARGEST:
+            database.execute(
+                "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY at LIMIT (SELECT count(*) / 4 FROM events))"
+            )
+
+
+def _events(database: sqlite3.Connection, mac: str) -> list[Event]:
+    rows = database.execute("SELECT at, service, kind, level, detail FROM events WHERE mac = ? ORDER BY at, id", (mac,))
+    return [Event(at, Mac(mac), service, kind, json.loads(detail), level) for at, service, kind, level, detail in rows]
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The file, made if it is missing.  One that is damaged is moved aside: history is no reason not to boot anybody."""
+    path.touch(mode=0o600)
+    database = sqlite3.connect(path, check_same_thread=False, timeout=2.0)
+    try:
+        if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("damaged")
+    except sqlite3.DatabaseError:
+        database.close()
+        path.replace(path.with_suffix(".damaged"))
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        path.touch(mode=0o600)
+        database = sqlite3.connect(path, check_same_thread=False, timeout=2.0)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=NORMAL")
+    database.executescript(_SCHEMA)
+    return database

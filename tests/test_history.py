@@ -1,0 +1,98 @@
+"""Events on disk: kept over a restart, bounded, and no reason to fail."""
+
+import sqlite3
+import time
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from pixieboot.journal import Journal
+from pixieboot.model import Event, Mac
+from pixieboot.serve import history
+from pixieboot.serve.history import History, prune
+from tests.test_boots import DONE, FILES, MAC, UEFI, later
+
+NOW = float(int(time.time()))  # the file forgets what is a month old
+BOOT = later(UEFI, NOW)
+OTHER = Mac("02:00:00:00:00:02")
+
+
+def a_journal() -> Journal:
+    return Journal(StringIO(), "warning")
+
+
+def test_a_timeline_outlives_the_daemon(tmp_path: Path) -> None:
+    journal = a_journal()
+    kept = History(tmp_path / "events.db", journal)
+    for event in [*BOOT, Event(NOW, None, "serve", "started"), Event(NOW, OTHER, "dhcp", "offered", {"arch": "x64-efi"})]:
+        journal.record(event)
+    assert kept.timeline(MAC) == BOOT, "what is not written yet is there too"
+    kept.close()
+    journal.record(DONE[0])
+    again = History(tmp_path / "events.db", journal)
+    assert again.timeline(MAC) == BOOT
+    again.close()
+    assert (tmp_path / "events.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_damaged_file_is_moved_aside(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    path.write_bytes(b"this is no database, but a file of somebody's" * 100)
+    kept = History(path, a_journal())
+    assert kept.timeline(MAC) == []
+    kept.close()
+    assert path.with_suffix(".damaged").exists()
+
+
+def database(tmp_path: Path, events: list[Event]) -> sqlite3.Connection:
+    journal = a_journal()
+    kept = History(tmp_path / "events.db", journal)
+    kept._insert(events)
+    kept.close()
+    return sqlite3.connect(tmp_path / "events.db")
+
+
+def test_old_events_go(tmp_path: Path) -> None:
+    found = database(tmp_path, [*BOOT, *later(BOOT, 40 * 86400)])
+    prune(found, NOW + 40 * 86400)
+    assert found.execute("SELECT count(*) FROM events").fetchone() == (len(UEFI),)
+    found.close()
+
+
+def test_twenty_boots_of_a_machine_stay(tmp_path: Path) -> None:
+    boot = [*UEFI, *FILES, *DONE]
+    found = database(tmp_path, [event for number in range(40) for event in later(boot, NOW + 1000 * number)])
+    prune(found, NOW + 41_000)
+    assert found.execute("SELECT count(*) FROM events").fetchone() == (20 * len(boot),)
+    found.close()
+
+
+def test_a_file_that_is_too_large_loses_its_oldest_quarter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = database(tmp_path, BOOT)
+    monkeypatch.setattr(history, "LARGEST", 4096)
+    prune(found, NOW + 100)
+    assert found.execute("SELECT count(*), min(at) FROM events").fetchone() == (6, NOW + 5)
+    found.close()
+
+
+def test_a_disk_that_takes_nothing_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "EVERY", 0.01)
+    journal = a_journal()
+    kept = History(tmp_path / "events.db", journal)
+    blocker = sqlite3.connect(tmp_path / "events.db", isolation_level=None)
+    kept._database.execute("PRAGMA busy_timeout=10")
+    blocker.execute("BEGIN EXCLUSIVE")
+    for event in BOOT:
+        journal.record(event)
+    for _ in range(200):
+        if kept.error:
+            break
+        time.sleep(0.01)
+    assert "cannot be written" in kept.error
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    kept.close()
+    again = History(tmp_path / "events.db", a_journal())
+    assert again.timeline(MAC) == BOOT
+    again.close()
