@@ -14,11 +14,11 @@ import resource
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import uvicorn
@@ -45,11 +45,10 @@ from pixieboot.model import (
 )
 from pixieboot.policy import next_boot
 from pixieboot.serve import conditional, zerocopy
+from pixieboot.serve.context import Context
 from pixieboot.serve.files import File, open_below, open_boot_file, open_root
+from pixieboot.serve.rendered import NOBODY, text_at
 from pixieboot.serve.udp import refusal
-
-if TYPE_CHECKING:
-    from pixieboot.serve.context import Context
 
 INLINE = 64 * 1024  # files up to this size are read and sent with their head: sendfile pays above
 CHUNK = 64 * 1024  # of a file that is streamed because zero copy is not to be had
@@ -57,7 +56,6 @@ REMEMBERED = 1024  # rendered scripts kept ready
 DESCRIPTORS = 8192  # of this process: a connection under way needs three
 SWEEP = 1.0  # seconds between looks for connections that stand still
 
-NOBODY = Mac("00:00:00:00:00:00")  # asks without a MAC, and its address tells nothing
 TEXT = b"text/plain; charset=utf-8"
 JSON = b"application/json"
 CONTENT_TYPES = {  # EDK2 takes an image for what its Content-Type says, else its extension (HttpBootSupport.c)
@@ -86,7 +84,6 @@ log = logging.getLogger(__name__)
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 AsgiApplication = Callable[[Any, Any, Any], Awaitable[None]]
-RenderPlace = Callable[[content.Rendered, Client, Assignment, Site], bytes | None]
 
 
 class Refused(Exception):
@@ -144,7 +141,7 @@ class HttpService:
     """All HTTP of the daemon.  `rest` answers what is no boot path (API, web page); failing names services that do not run."""
 
     def __init__(
-        self, context: "Context", rest: AsgiApplication | None = None, failing: Callable[[], Sequence[str]] = lambda: ()
+        self, context: Context, rest: AsgiApplication | None = None, failing: Callable[[], Sequence[str]] = lambda: ()
     ) -> None:
         self.context, self._rest, self._failing = context, rest, failing
         self._socket: socket.socket | None = None
@@ -379,7 +376,7 @@ class HttpService:
                 reply = Reply(200, text.encode(), headers=NO_STORE)
             except OperatorError as error:
                 detail["why"] = str(error)
-                reply = Reply(500, f"{error}\n".encode())
+                reply = Reply(500, _shown(error))
         detail["status"] = reply.status
         return _Told(reply, client, _named(client), "script", detail)
 
@@ -407,7 +404,7 @@ class HttpService:
         try:
             body = render.document(kind, client, assignment, request.site, self.context.registry.current).encode()
         except OperatorError as error:
-            return _Told(Reply(500, f"{error}\n".encode()), client, mac, "failed", {**detail, "why": str(error), "status": 500})
+            return _Told(Reply(500, _shown(error)), client, mac, "failed", {**detail, "why": str(error), "status": 500})
         reply = Reply(200, body, JSON if kind == "ignition" else TEXT, NO_STORE)
         return _Told(reply, client, mac, "sent", {**detail, "bytes": len(body)})
 
@@ -432,7 +429,7 @@ class HttpService:
             spec = render.pixiecore(step, client, assignment, request.site, self.context.registry.current)
             reply = Reply(200, json.dumps(spec).encode() + b"\n", JSON, NO_STORE)
         except OperatorError as error:
-            reply, detail["why"] = Reply(500, f"{error}\n".encode()), str(error)
+            reply, detail["why"] = Reply(500, _shown(error)), str(error)
         return _Told(reply, client, mac, "script", {**detail, "status": reply.status})
 
     async def _done(self, request: Request) -> Reply:
@@ -450,9 +447,9 @@ class HttpService:
         self.context.journal.record(Event(now, _named(client), "http", "done", {"machine": key, "peer": request.peer}))
         return Reply(200, b"done\n", headers=NO_STORE)
 
-    def _missing(self, request: Request, mac: Mac | None, why: str) -> Reply:
-        detail = {"path": request.path, "peer": request.peer, "why": why}
-        self.context.journal.record(Event(time.time(), mac, "http", "missing", detail))
+    def _missing(self, request: Request, mac: Mac | None, why: str, expected: str = "") -> Reply:
+        detail = {"path": request.path, "peer": request.peer, "why": expected or why}
+        self.context.journal.record(Event(time.time(), mac, "http", "missing", detail, "debug" if expected else "info"))
         return Reply(404, f"{request.path}: {why}.\n".encode())
 
     def _open_asset(self, parts: Sequence[str]) -> File:
@@ -467,22 +464,38 @@ class HttpService:
         place = content.find(path)
         match place:
             case content.FileBelow():
-                settings = self.context.settings
-                opening = functools.partial(
-                    open_boot_file, settings.tftp.root, place.parts, settings.loaders.values(), settings.tftp.follow_links
-                )
-                return await self._file(request, place.mac, opening, send, scope)
+                return await self._file_below(request, place, send, scope)
             case content.Rendered():
-                return self._missing(request, None, "it is rendered for TFTP only")
-        return self._missing(request, None, place.why)
+                with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                    self._open_boot_file(place.file).close()
+                    return await self._file_below(request, place.file, send, scope)
+                text = text_at(place, self.context, request.site, request.peer)
+                if text is None:
+                    return self._missing(request, place.mac, "there is nothing to say to this client", place.file.expected)
+                detail = {"path": request.path, "bytes": len(text), "seconds": 0.0, "peer": request.peer}
+                return self._tell(request, _Told(Reply(200, text, headers=NO_STORE), None, place.mac, "sent", detail))
+        return self._missing(request, place.mac, place.why)
 
-    async def _file(self, request: Request, mac: Mac | None, opening: Callable[[], File], send: Send, scope: Any) -> Reply | None:
-        """A file, or the part of it that the request asks for."""
+    async def _file_below(self, request: Request, place: content.FileBelow, send: Send, scope: Any) -> Reply | None:
+        return await self._file(request, place.mac, functools.partial(self._open_boot_file, place), send, scope, place.expected)
+
+    def _open_boot_file(self, place: content.FileBelow) -> File:
+        settings = self.context.settings
+        root, follow = settings.tftp.root, settings.tftp.follow_links
+        if place.mac:  # a directory of that name may really exist
+            with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return open_boot_file(root, (place.mac.dashed, *place.parts), (), follow)
+        return open_boot_file(root, place.parts, settings.loaders.values(), follow)
+
+    async def _file(
+        self, request: Request, mac: Mac | None, opening: Callable[[], File], send: Send, scope: Any, expected: str = ""
+    ) -> Reply | None:
+        """A file, or the part of it that the request asks for.  expected: why its absence need not worry anybody."""
         self._only(request, "GET")
         try:
             file = opening()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            return self._missing(request, mac, error.strerror or "no such file")
+            return self._missing(request, mac, error.strerror or "no such file", expected)
         except PermissionError as error:
             detail = {"path": request.path, "peer": request.peer, "why": error.strerror}
             self.context.journal.record(Event(time.time(), mac, "http", "refused", detail, "warning"))
@@ -596,6 +609,11 @@ def client_of(request: Request, mac: Mac | None, loader: Loader = Loader.IPXE) -
 
 
 _ARCH_NAMES = {arch.value: arch for arch in Arch}
+
+
+def _shown(error: OperatorError) -> bytes:
+    """What a machine's screen shows of a mistake in the registry; the log says how to mend it."""
+    return (error.short if isinstance(error, render.RenderError) else str(error)).encode() + b"\n"
 
 
 def _mac(text: str) -> Mac:
