@@ -148,11 +148,12 @@ class Inventory:
         """(the best group that matches, the best one that may match once the client tells more; None for none)."""
         labels = labels_of(client, machine)
         candidates = self._general
-        indexed = [
-            group for name in _IDENTITIES if name in labels for group in self._by_identity.get((name, labels[name].lower()), ())
-        ]
-        if client.uuid and (swapped := self._by_identity.get(("uuid", swap_uuid(client.uuid)))):
-            indexed += swapped
+        indexed: list[Group] = []
+        if self._by_identity:
+            for name in _IDENTITIES:
+                indexed += self._by_identity.get((name, labels.get(name, "").lower()), ())
+            if client.uuid:
+                indexed += self._by_identity.get(("uuid", swap_uuid(client.uuid)), ())
         if indexed:
             candidates = tuple(sorted((*indexed, *candidates), key=lambda group: (-len(group.match), group.name)))
         awaited = None

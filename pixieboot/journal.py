@@ -6,6 +6,7 @@ import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TextIO
 
 from pixieboot.model import Event, Mac
@@ -27,7 +28,7 @@ class Journal:
     """The event journal of one daemon, in memory.  Bounded whatever the network sends."""
 
     def __init__(self, stream: TextIO, level: str = "info", form: str = "text") -> None:
-        """stream gets the lines; level: debug | info | warning; form: text | json."""
+        """stream, line-buffered like stderr, gets the lines; level: debug | info | warning; form: text | json."""
         self._stream, self._level, self._json = stream, LEVELS[level], form == "json"
         self._timelines: OrderedDict[Mac, deque[Event]] = OrderedDict()
         self._macs: OrderedDict[str, Mac] = OrderedDict()  # address -> the machine last seen with it
@@ -52,9 +53,7 @@ class Journal:
         if event.mac:
             self._keep(event.mac, event)
         if LEVELS[event.level] >= self._level:
-            repeated = {"repeated": before[1]} if before and before[1] else {}
-            self._stream.write(self._line(event, repeated))
-            self._stream.flush()
+            self._stream.write(self._line(event, {"repeated": before[1]} if before and before[1] else {}))
         for listener in self._listeners:
             listener(event)
 
@@ -87,7 +86,7 @@ class Journal:
                     self._macs.popitem(last=False)
 
     def _line(self, event: Event, extra: dict[str, Any]) -> str:
-        detail = {**event.detail, **extra}
+        detail = {**event.detail, **extra} if extra else event.detail
         if self._json:
             fact = {"at": round(event.at, 6), "mac": event.mac, "service": event.service, "kind": event.kind, "level": event.level}
             return json.dumps({**fact, **detail}, default=str) + "\n"
@@ -105,7 +104,10 @@ def printable(text: str, limit: int = VALUE_LIMIT) -> str:
 
 
 def _word(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    text = printable(str(value))
+    return f"{value:.3f}" if isinstance(value, float) else _quoted(str(value))
+
+
+@lru_cache(8192)  # the same paths and reasons come again and again
+def _quoted(text: str) -> str:
+    text = printable(text)
     return text if _BARE.fullmatch(text) else '"' + text.replace('"', "'") + '"'

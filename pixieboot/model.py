@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -78,6 +79,7 @@ def parse_uuid(text: str) -> str | None:
     return f"{plain[:8]}-{plain[8:12]}-{plain[12:16]}-{plain[16:20]}-{plain[20:]}"
 
 
+@lru_cache(4096)
 def swap_uuid(uuid: str) -> str:
     """The same UUID with its first three fields in the other byte order (SMBIOS 2.6 §7.2.1; option 97 is little-endian)."""
     first, second, third, rest = uuid.split("-", 3)
@@ -116,10 +118,9 @@ class Arch(Enum):
     LOONGARCH64_EFI = "loongarch64-efi"
     RPIBOOT = "rpiboot"
 
-    @property
-    def platform(self) -> str:
-        """bios | efi | the firmware family after the last dash: the group label `platform`."""
-        return self.value.rpartition("-")[2] if self.value.endswith(("-efi", "-bios", "-uboot")) else self.value
+    def __init__(self, name: str) -> None:
+        # bios | efi | uboot, or for the rest the name itself: the group label `platform`
+        self.platform = name.rpartition("-")[2] if name.endswith(("-efi", "-bios", "-uboot")) else name
 
 
 # IANA "Processor Architecture Types" -> (Arch, over HTTP).  9 is x64: RFC 4578 printed 7 and 9 swapped (erratum 4624).
