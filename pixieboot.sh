@@ -228,20 +228,26 @@ unpack_all() {
     # shellcheck disable=SC2086 # a list of words
     [ -d "$shared/tools" ] || unpack "$shared/tools" $UNPACKED
     [ "$1" = full ] && [ ! -d "$shared/kernel" ] || return 0
-    package=$(kernel_package)
-    [ -n "$package" ] || { apt_get update; package=$(kernel_package); }
-    if [ -n "$package" ]; then
-        unpack "$shared/kernel" "$package"
+    kernel=$(kernel_packages)
+    [ -n "$kernel" ] || { apt_get update; kernel=$(kernel_packages); }
+    if [ -n "$kernel" ]; then
+        # shellcheck disable=SC2086 # a list of words
+        unpack "$shared/kernel" $kernel
     else
         say "apt knows no kernel for virtual machines"
     fi
 }
 
-# The package that holds the newest small kernel: Debian's cloud image, or Ubuntu's virtual one.
-kernel_package() {
+# The packages that hold the newest small kernel: Debian's cloud image, or Ubuntu's virtual one with its modules.
+kernel_packages() {
     for meta in "linux-image-cloud-$(dpkg --print-architecture)" linux-image-virtual; do
-        apt-cache depends "$meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p'
-    done | head -n 1
+        image=$(apt-cache depends "$meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
+        [ -n "$image" ] || continue
+        modules=linux-modules-${image#linux-image-}
+        apt-cache show "$modules" >/dev/null 2>&1 || modules=
+        printf '%s %s\n' "$image" "$modules"
+        return
+    done
 }
 
 run_tests() {
