@@ -189,6 +189,10 @@ class StateStore:
         """Every machine that was ever seen, in no particular order."""
         return self._discovered.values()
 
+    def seen(self, mac: Mac) -> Discovered | None:
+        """What was noted of the machine with this MAC, if it ever asked for anything."""
+        return self._discovered.get(mac)
+
     def see(self, mac: Mac, uuid: str | None, arch: str | None, vendor: str, now: float) -> bool:
         """Note that a machine asked for something.  True: it was never seen before."""
         known = self._discovered.get(mac)

@@ -5,7 +5,8 @@ import hmac
 import os
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -105,20 +106,34 @@ def listen(path: Path) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         before = os.umask(0o177)
         try:
-            sock.bind(str(path))
+            with short(path) as name:
+                sock.bind(name)
         finally:
             os.umask(before)
         sock.listen(64)
     except OSError as error:
-        why = "its name is too long for a socket" if "too long" in str(error) else error.strerror or str(error)
-        raise OperatorError(str(path), f"the API's socket cannot be made: {why}", "Give the state file a shorter path.") from None
+        what = f"the API's socket cannot be made: {error.strerror or error}"
+        raise OperatorError(str(path), what, "The daemon must be able to write there: mend its rights.") from None
     return sock
 
 
+@contextmanager
+def short(path: Path) -> Iterator[str]:
+    """The path in a form that a socket address holds: 107 octets are all it has."""
+    if len(os.fsencode(path)) < 108:
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
 def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, short(path) as name:
         try:
-            probe.connect(str(path))
+            probe.connect(name)
         except OSError:
             return False
     return True

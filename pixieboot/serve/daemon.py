@@ -21,6 +21,7 @@ from pixieboot.model import Arch, Event
 from pixieboot.registry import Registry
 from pixieboot.registry.sqlite import StateStore
 from pixieboot.serve import privilege
+from pixieboot.serve.apid import ApiService
 from pixieboot.serve.context import Context
 from pixieboot.serve.dhcpd import DhcpService
 from pixieboot.serve.files import open_boot_file
@@ -58,7 +59,9 @@ def run(path: Path | None, overrides: Mapping[str, Any]) -> None:
         journal = Journal(sys.stderr, settings.log.level, settings.log.format)
         sites = Sites(settings, settings.loaders)
         context = Context(settings, registry, store, Leases(store.leases()), journal, sites)
-        asyncio.run(_run(Daemon(context, path, overrides), user))
+        with privilege.acting_as(user):
+            daemon = Daemon(context, path, overrides)  # makes files beside the state
+        asyncio.run(_run(daemon, user))
     finally:
         store.close()
 
@@ -77,7 +80,9 @@ class Daemon:
 
     def __init__(self, context: Context, path: Path | None, overrides: Mapping[str, Any]) -> None:
         self._context, self._path, self._overrides = context, path, overrides
-        self._services: tuple[Service, ...] = (DhcpService(context), TftpService(context), HttpService(context))
+        api = ApiService(context)
+        http = HttpService(context, api.rest)
+        self._services: tuple[Service, ...] = (DhcpService(context), TftpService(context), http, api)
         self._stopping = asyncio.Event()
         self._reload = asyncio.Event()
 

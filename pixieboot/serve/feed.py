@@ -8,6 +8,7 @@ from typing import Any
 
 from pixieboot.journal import Journal
 from pixieboot.model import Event, Mac
+from pixieboot.serve.views import event_json
 
 KEPT = 5000
 BEHIND = 1000  # events that a slow listener may lag before it is sent away; it comes back with Last-Event-ID
@@ -85,17 +86,3 @@ class Feed:
     def _parse(self, text: str) -> int | None:
         epoch, _, number = text.partition("-")
         return int(number) if epoch == self._epoch and number.isascii() and number.isdigit() else None
-
-
-def event_json(event: Event) -> dict[str, Any]:
-    """An event as plain values.  Times are seconds since 1970."""
-    return {**_head(event), "detail": {key: plain(value) for key, value in event.detail.items()}}
-
-
-def _head(event: Event) -> dict[str, Any]:
-    return {"at": round(event.at, 6), "mac": event.mac, "service": event.service, "kind": event.kind, "level": event.level}
-
-
-def plain(value: object) -> Any:
-    """A value that JSON knows."""
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)

@@ -14,7 +14,7 @@ from pathlib import Path
 from pixieboot.boots import split
 from pixieboot.journal import Journal
 from pixieboot.model import Event, Mac
-from pixieboot.serve.feed import event_json
+from pixieboot.serve.views import event_json
 
 EVERY = 5.0  # seconds between writes
 BATCH = 500  # events that are written sooner

@@ -145,7 +145,7 @@ class HttpService:
     ) -> None:
         self.context, self._rest, self._failing = context, rest, failing
         self._socket: socket.socket | None = None
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self._remembered: dict[tuple[bytes, str, str], _Remembered] = {}
         self.port = context.settings.http.port
 
@@ -181,7 +181,7 @@ class HttpService:
             proxy_headers=False,
             timeout_keep_alive=int(zerocopy.IDLE_SECONDS),
         )
-        self._server = _Server(config)
+        self._server = Server(config)
         async with asyncio.TaskGroup() as tasks:
             sweeping = tasks.create_task(self._sweep(self._server))
             try:
@@ -198,7 +198,7 @@ class HttpService:
         self._server.end()
         await self._server.ended.wait()
 
-    async def _sweep(self, server: "_Server") -> None:
+    async def _sweep(self, server: "Server") -> None:
         while True:
             await asyncio.sleep(SWEEP)
             for connection in zerocopy.overdue(server.server_state.connections, time.monotonic()):
@@ -382,6 +382,10 @@ class HttpService:
 
     def _next(self, client: Client, site: Site) -> tuple[Assignment, Step]:
         assignment = self.context.assign(client, site)
+        picked = self.context.registry.current.profiles.get(client.labels.get("profile", ""))
+        if picked and assignment.profile and assignment.profile.menu:
+            why = f"{assignment.why}; {picked.name} was picked there"
+            assignment = replace(assignment, profile=picked, why=why)
         return assignment, next_boot(client, assignment, site)
 
     def _refusal(self, step: Step) -> Reply | None:
@@ -560,7 +564,7 @@ class _Told:
     detail: Mapping[str, Any]
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn's, living inside our TaskGroup: no signals, no exit, no ticking."""
 
     def __init__(self, config: uvicorn.Config) -> None:

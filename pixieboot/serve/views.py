@@ -1,0 +1,119 @@
+"""The nouns as plain values, as the API writes them.  Times are seconds since 1970."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pixieboot.boots import Boot, progress, stage
+from pixieboot.model import Event, Group, Lease, Machine, MachineState, Profile
+from pixieboot.verdict import Verdict
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """One fact of the journal."""
+    return {
+        "at": round(event.at, 6),
+        "mac": event.mac,
+        "service": event.service,
+        "kind": event.kind,
+        "level": event.level,
+        "detail": plain(event.detail),
+    }
+
+
+def boot_json(boot: Boot) -> dict[str, Any]:
+    return {"start": boot.start, "end": boot.end, "over": boot.over, "stage": stage(boot), "progress": progress(boot)}
+
+
+def verdict_json(verdict: Verdict) -> dict[str, str]:
+    return {
+        "name": verdict.name,
+        "outcome": verdict.outcome,
+        "sentence": verdict.sentence,
+        "next_step": verdict.next_step,
+    }
+
+
+def state_json(state: MachineState) -> dict[str, Any]:
+    return {
+        "boot": state.boot,
+        "profile": state.profile,
+        "done": state.done or None,
+        "reply_style": state.reply_style,
+        "local_boot": state.local_boot,
+    }
+
+
+def lease_json(lease: Lease, machine: str | None) -> dict[str, Any]:
+    return {
+        "address": lease.address,
+        "mac": lease.mac,
+        "state": lease.state.value,
+        "expires": lease.expires,
+        "hostname": lease.hostname,
+        "machine": machine,
+        "client": lease.client,
+    }
+
+
+def description(machine: Machine | None) -> dict[str, Any] | None:
+    if machine is None:
+        return None
+    return {
+        "macs": list(machine.macs),
+        "uuid": machine.uuid,
+        "serial": machine.serial,
+        "address": machine.address,
+        "hostname": machine.hostname,
+        "profile": machine.profile,
+        "boot": machine.boot,
+        "vars": plain(machine.vars),
+        "local_boot": machine.local_boot,
+        "loader": dict(machine.loader),
+        "reply_delay": machine.reply_delay,
+        "reply_style": machine.reply_style,
+    }
+
+
+def group_json(group: Group) -> dict[str, Any]:
+    return {
+        "name": group.name,
+        "match": dict(group.match),
+        "profile": group.profile,
+        "vars": plain(group.vars),
+        "loader": dict(group.loader),
+        "where": group.where,
+    }
+
+
+def profile_json(profile: Profile) -> dict[str, Any]:
+    return {
+        "name": profile.name,
+        "title": profile.title,
+        "kernel": profile.kernel,
+        "initrd": list(profile.initrd),
+        "args": list(profile.args),
+        "documents": dict(profile.documents),
+        "script": profile.script,
+        "chain": profile.chain,
+        "local": profile.local,
+        "menu": profile.menu,
+        "where": profile.where,
+    }
+
+
+def plain(value: Any) -> Any:
+    """A value of `vars` as JSON knows it."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+def last_address(boots: Sequence[Boot]) -> str | None:
+    """The address that the machine was last seen with."""
+    for boot in reversed(boots):
+        for event in reversed(boot.events):
+            if address := event.detail.get("address") or event.detail.get("peer"):
+                return str(address)
+    return None
