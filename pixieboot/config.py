@@ -153,7 +153,7 @@ _POOL_MEND = "Write the first and the last address, such as 192.168.77.100-192.1
 def _read(path: Path | None, overrides: Mapping[str, Any]) -> tuple[Settings, list[OperatorError]]:
     faults: list[OperatorError] = []
     node = None
-    if path and (text := read_text(path, faults)) is not None:
+    if path and (text := read_text(str(path), faults)) is not None:
         node = parse(text, str(path), faults)
     settings = _settings(Fields(node or Node(None, 1), str(path or "pixieboot.yaml"), "the settings", _KEYS, faults), path)
     return _Overrides(overrides, faults).apply(settings), faults
@@ -190,7 +190,7 @@ def _settings(fields: Fields, path: Path | None) -> Settings:
         state=_state(fields, base) or default.state,
         loaders={**LOADERS, **fields.by_arch("loaders")},
         log=LogSettings(
-            level=log.choice("level", ("debug", "info", "warning", "alarm"), "info"),
+            level=log.choice("level", ("debug", "info", "warning", "error"), "info"),
             format=log.choice("format", ("text", "json"), "text"),
         ),
         path=path,

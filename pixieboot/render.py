@@ -188,10 +188,9 @@ def references(text: str) -> list[tuple[int, str]]:
     """(line, name) of every template that this one includes, imports or extends by a fixed name."""
     found = []
     for node in _SYNTAX.parse(text).find_all(_REFERENCES):
-        names: Iterable[Any] = ()
-        if isinstance(node.template, jinja2.nodes.Const) and not getattr(node, "ignore_missing", False):
-            names = [node.template.value] if isinstance(node.template.value, str) else ()
-        found += [(node.lineno, name) for name in names]
+        named = getattr(node, "template", None)
+        if isinstance(named, jinja2.nodes.Const) and isinstance(named.value, str) and not getattr(node, "ignore_missing", False):
+            found.append((node.lineno, named.value))
     return found
 
 

@@ -1,10 +1,11 @@
 """The registry in force: one Inventory, replaced whole by a good edit and left alone by a bad one."""
 
+import gc
 from pathlib import Path
 
 from pixieboot.errors import Faults
 from pixieboot.inventory import Inventory
-from pixieboot.registry.yamldir import Signature, YamlDirectory
+from pixieboot.registry.yamldir import Stamp, YamlDirectory
 
 DEFAULT = "/etc/pixieboot"
 
@@ -17,12 +18,19 @@ class Registry:
         self.source = source
         self.current = Inventory.build()
         self._store = YamlDirectory(Path(source), required=source != DEFAULT)
-        self._seen: Signature = ()
+        self._seen: dict[str, Stamp] = {}
 
     def load(self) -> None:
         """Read everything and put it in force.  Raises Faults with all that is wrong; then what was in force stays."""
         self._seen = self._store.signature()  # before reading: what changes meanwhile is seen as a change afterwards
-        self.current = self._store.load(self.current.version + 1)
+        collecting = gc.isenabled()
+        gc.disable()  # it would walk a growing registry again and again: half of the time to load 10,000 machines
+        try:
+            self.current = self._store.load(self.current.version + 1)
+            gc.freeze()  # nor shall it walk the finished one ever after, in the middle of a boot
+        finally:
+            if collecting:
+                gc.enable()
 
     def reload(self) -> Faults | None:
         """Read again; the Faults if that did not go well and the last good registry stays in force."""

@@ -3,7 +3,6 @@
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
 from pixieboot.errors import OperatorError
@@ -26,6 +25,8 @@ _DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE = re.compile(r"([0-9]{1,12})(B|KiB|MiB|GiB)?", re.ASCII)
 _BYTES = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_ADDRESS = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _BOOLEANS_OF_YAML_1_1 = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
@@ -170,12 +171,11 @@ class Fields:
         return tuple(address for node in self.scalars(key) if (address := self.as_address(node, key)))
 
     def as_address(self, node: Node, key: str) -> str | None:
-        try:
-            return str(IPv4Address(node.text))
-        except ValueError:
-            mend = "Write four numbers from 0 to 255, such as 192.168.77.10."
-            self.fault(node, f"{key} is {node.kind}, not an IPv4 address", mend)
-            return None
+        if _ADDRESS.fullmatch(node.text):
+            return node.text
+        mend = "Write four numbers from 0 to 255, such as 192.168.77.10."
+        self.fault(node, f"{key} is {node.kind}, not an IPv4 address", mend)
+        return None
 
     def parsed(self, key: str, parse: Callable[[str], T], mend: str) -> T | None:
         """A scalar through a function that raises ValueError with a clause."""

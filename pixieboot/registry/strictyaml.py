@@ -5,34 +5,26 @@ on, off, 010, 1.10, 1_000 and 2024-01-01.  A plain scalar is a number only if th
 false and null are more than text.  Of two equal keys none wins: that is a fault.  Anchors, aliases and merge keys work.
 """
 
-import gc
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import yaml
 
 from pixieboot.errors import OperatorError
 
-try:
-    from yaml.cyaml import CParser as _Parser
 
-    class _Events(_Parser):  # type: ignore[misc]
-        """libyaml's parser alone: no resolver that would guess at types."""
+class _SlowEvents(yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser):
+    """PyYAML's own parser: ten times slower, the same events."""
 
-        def __init__(self, text: str) -> None:
-            _Parser.__init__(self, text)
+    def __init__(self, text: str) -> None:
+        yaml.reader.Reader.__init__(self, text)
+        yaml.scanner.Scanner.__init__(self)
+        yaml.parser.Parser.__init__(self)
 
-except ImportError:  # PyYAML built without libyaml: ten times slower, the same events
 
-    class _Events(yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser):  # type: ignore[no-redef]
-        def __init__(self, text: str) -> None:
-            yaml.reader.Reader.__init__(self, text)
-            yaml.scanner.Scanner.__init__(self)
-            yaml.parser.Parser.__init__(self)
-
+# libyaml's parser where PyYAML was built with it.  No resolver stands behind either: none that would guess at types.
+_Events: Callable[[str], Any] = getattr(yaml, "cyaml").CParser if yaml.__with_libyaml__ else _SlowEvents  # noqa: B009 (no stub)
 
 DEEPEST = 50  # levels; the parser of ours recurses, and no registry needs more
 MOST_VALUES = 200_000  # values that one entry may have once its aliases are expanded ("billion laughs")
@@ -85,10 +77,11 @@ class _Stop(Exception):
         self.line, self.what, self.mend = line, what, mend
 
 
-def read_text(path: Path, faults: list[OperatorError]) -> str | None:
+def read_text(path: str, faults: list[OperatorError]) -> str | None:
     """The text of a file of the operator's; None and a fault if it cannot be read."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        with open(path, "rb") as file:
+            return file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         faults.append(OperatorError(f"{path}:{line}", "this is not UTF-8 text", "Save the file as plain UTF-8 text."))
@@ -108,8 +101,7 @@ def parse(text: str, name: str, faults: list[OperatorError], first_line: int = 1
     first_line: the line in the file at which the text begins.
     """
     try:
-        with _without_gc():
-            return _Builder(text, name, faults, first_line - 1).document()
+        return _Builder(text, name, faults, first_line - 1).document()
     except _Stop as stop:
         faults.append(OperatorError(f"{name}:{stop.line}", stop.what, stop.mend))
     except yaml.MarkedYAMLError as error:
@@ -136,18 +128,6 @@ def _mend(text: str, mark: Any, error: yaml.MarkedYAMLError) -> str:
     return "Check indentation, quotes and brackets on this line and the one before."
 
 
-@contextmanager
-def _without_gc() -> Iterator[None]:
-    """The collector would walk a growing tree again and again: half of the time to load 10,000 machines."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
 class _Builder:
     """Events of the parser -> nodes."""
 
@@ -169,11 +149,11 @@ class _Builder:
             raise _Stop(self._line(event), "a second document begins here", "Leave one in the file: remove the line `---`.")
         return None if node.value is None else node
 
-    def _line(self, event: yaml.Event) -> int:
+    def _line(self, event: Any) -> int:
         line: int = event.start_mark.line
         return line + 1 + self._offset
 
-    def _node(self, event: yaml.Event, depth: int) -> Node:
+    def _node(self, event: Any, depth: int) -> Node:
         kind = type(event)
         if kind is yaml.ScalarEvent:
             node = self._scalar(event)
@@ -193,7 +173,7 @@ class _Builder:
             self._anchors[event.anchor] = node
         return node
 
-    def _scalar(self, event: yaml.ScalarEvent) -> Node:
+    def _scalar(self, event: Any) -> Node:
         text: str = event.value
         value: Any = text
         tag = event.tag
@@ -209,7 +189,7 @@ class _Builder:
             raise _Stop(self._line(event), f"the tag {tag!r} has no meaning here", "Remove it.")
         return Node(value, event.start_mark.line + 1 + self._offset, text)
 
-    def _alias(self, event: yaml.AliasEvent) -> Node:
+    def _alias(self, event: Any) -> Node:
         if event.anchor not in self._anchors:
             raise _Stop(self._line(event), f"the alias *{event.anchor} has no anchor", f"Define &{event.anchor} before it.")
         node = self._anchors[event.anchor]
@@ -233,7 +213,7 @@ class _Builder:
             self._sizes[id(node)] = size
         return size
 
-    def _sequence(self, start: yaml.Event, depth: int) -> Node:
+    def _sequence(self, start: Any, depth: int) -> Node:
         items: list[Node] = []
         event = self._next()
         while type(event) is not yaml.SequenceEndEvent:
@@ -241,7 +221,7 @@ class _Builder:
             event = self._next()
         return Node(items, self._line(start))
 
-    def _mapping(self, start: yaml.Event, depth: int) -> Node:
+    def _mapping(self, start: Any, depth: int) -> Node:
         entries: dict[str, Node] = {}
         lines: dict[str, int] = {}
         merged: list[Node] = []
@@ -278,7 +258,7 @@ class _Builder:
                 raise _Stop(mapping.line, "<< merges a mapping, and this is none", "Give it an alias of a mapping: <<: *name.")
             for key, value in mapping.value.items():
                 if key not in entries:
-                    entries[key], lines[key] = value, mapping.lines[key]
+                    entries[key], lines[key] = value, (mapping.lines or {})[key]
 
 
 def _number(text: str) -> int | float | str:

@@ -6,6 +6,8 @@ files are parsed entry by entry, and an entry that reads as before is not parsed
 
 import os
 import re
+import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
@@ -19,7 +21,7 @@ from pixieboot.model import EMPTY, Arch, Group, Mac, Machine, Profile, Variant, 
 from pixieboot.registry.fields import Fields, arch_hint, arch_of, is_name, nearest
 from pixieboot.registry.strictyaml import Node, parse, read_text
 
-Signature = tuple[tuple[str, int, int, int], ...]
+Stamp = tuple[int, int, int]  # size, time and inode of a file
 T = TypeVar("T", Machine, Group, Profile)
 
 MACHINE_KEYS = frozenset({
@@ -39,19 +41,20 @@ _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", re.ASCII)
 _KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.ASCII)
-_TOP = re.compile(r"^(?=[^\s#\-%&*!|>@`,\[\]{}?:.])", re.MULTILINE)  # where an entry of a block mapping may begin
-_ANCHORS = re.compile(r"[&*]|<<|^---|^\.\.\.|^%", re.MULTILINE)  # whoever uses these has the file parsed as a whole
-_MANY = 64 << 10  # characters from which on a file is worth splitting
+_TOP = re.compile(r"^(?=[^\s#\-])", re.MULTILINE)  # where an entry of a block mapping may begin
+_FILE_WIDE = ("&", "*", "<<", "\n---", "\n...", "\n%")  # whoever uses one of these has the file parsed as a whole
+_UUID_TAIL = 19  # from here on a UUID reads the same in both byte orders
+_MANY = 64 << 10  # characters from which on the entries of a file are remembered one by one
 
 
 @dataclass(slots=True)
 class _Entries(Generic[T]):
     """What one file says, kept until it changes."""
 
-    signature: tuple[int, int, int]
+    signature: Stamp
     found: list[T]
     faults: list[OperatorError]
-    entries: dict[str, tuple[list[T], int]] = field(default_factory=dict)  # text of an entry -> what it says, and its line
+    entries: dict[str, T] = field(default_factory=dict)  # of a large file: text of an entry -> what it says
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +73,12 @@ class YamlDirectory:
         """required: a directory that does not exist is a fault, not an empty registry."""
         self._root, self._required = root, required
         self._files: dict[str, _Entries[Any]] = {}
-        self._templates: dict[str, tuple[tuple[int, int, int], str, list[OperatorError]]] = {}
+        self._templates: dict[str, tuple[Stamp, str, list[OperatorError]]] = {}
         self._texts: Mapping[str, str] = {}
 
-    def signature(self) -> Signature:
-        """Changes whenever a file does: path, size, time and inode of each, without reading any."""
-        return tuple((path, *state) for path, state in sorted(self._scan([])))
+    def signature(self) -> dict[str, Stamp]:
+        """Differs whenever a file does; none is read."""
+        return dict(self._scan([]))
 
     def load(self, version: int) -> Inventory:
         """All files as one inventory.  Raises Faults with everything that is wrong in any of them."""
@@ -92,7 +95,7 @@ class YamlDirectory:
 
     # Files.
 
-    def _scan(self, faults: list[OperatorError]) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    def _scan(self, faults: list[OperatorError]) -> Iterator[tuple[str, Stamp]]:
         """(path, (size, time, inode)) of every file of the registry."""
         root = str(self._root)
         if not os.path.isdir(root):
@@ -115,17 +118,18 @@ class YamlDirectory:
             yield from _walk(os.path.join(root, kind.plural), faults, deep=False)
         yield from _walk(os.path.join(root, "templates"), faults, deep=True)
 
-    def _entries(self, kind: _Kind[T], files: Mapping[str, tuple[int, int, int]], faults: list[OperatorError]) -> list[T]:
+    def _entries(self, kind: _Kind[T], files: Mapping[str, Stamp], faults: list[OperatorError]) -> list[T]:
         """Everything of one kind, from NAMES.yaml and NAMES/NAME.yaml."""
-        many, directory = str(self._root / f"{kind.plural}.yaml"), str(self._root / kind.plural) + os.sep
+        many, misnamed = str(self._root / f"{kind.plural}.yaml"), str(self._root / f"{kind.plural}.yml")
+        directory = str(self._root / kind.plural) + os.sep
         found: list[T] = []
         for path, signature in files.items():
             if path != many and not path.startswith(directory):
-                if path == str(self._root / f"{kind.plural}.yml"):
+                if path == misnamed:
                     faults.append(OperatorError(path, "this file is not read", f"Rename it to {kind.plural}.yaml."))
                 continue
             if not path.endswith(".yaml"):
-                mend = f"Rename it to {Path(path).stem}.yaml, or move it away."
+                mend = f"Rename it to {_stem(path)}.yaml, or move it away."
                 faults.append(OperatorError(path, f"this file is not read: a file of {kind.plural}/ ends in .yaml", mend))
                 continue
             known = self._files.get(path)
@@ -137,20 +141,20 @@ class YamlDirectory:
             del self._files[path]
         return found
 
-    def _read(
-        self, kind: _Kind[T], path: str, signature: tuple[int, int, int], many: bool, known: "_Entries[T] | None"
-    ) -> "_Entries[T]":
+    def _read(self, kind: _Kind[T], path: str, signature: Stamp, many: bool, known: "_Entries[T] | None") -> "_Entries[T]":
         entries: _Entries[T] = _Entries(signature, [], [])
-        text = read_text(Path(path), entries.faults)
+        text = read_text(path, entries.faults)
         if text is None:
             return entries
         if not many:
             node = parse(text, path, entries.faults) or Node({}, 1, lines={})
-            name = Path(path).stem
+            name = _stem(path)
             if not entries.faults:
                 entries.found.append(self._one(kind, name, node, path, entries.faults))
-        elif len(text) < _MANY or _ANCHORS.search(text) or not self._split(kind, text, path, entries, known):
+        elif known is None or not known.entries or not self._changed_entries(kind, text, path, entries, known):
             entries.found, entries.faults = self._whole(kind, text, path, 1)
+            if len(text) > _MANY and not entries.faults and not any(sign in text for sign in _FILE_WIDE):
+                entries.entries = _cut(text, entries.found)
         return entries
 
     def _whole(self, kind: _Kind[T], text: str, path: str, first_line: int) -> tuple[list[T], list[OperatorError]]:
@@ -172,30 +176,28 @@ class YamlDirectory:
             found.append(self._one(kind, name, value, path, faults))
         return found, faults
 
-    def _split(self, kind: _Kind[T], text: str, path: str, entries: "_Entries[T]", known: "_Entries[T] | None") -> bool:
-        """Parse entry by entry, those of before not again.  False: this is not for splitting, or a fault is there to be told."""
-        starts = [match.start() for match in _TOP.finditer(text)]
-        if not starts or _significant(text[: starts[0]]):
+    def _changed_entries(self, kind: _Kind[T], text: str, path: str, entries: "_Entries[T]", known: "_Entries[T]") -> bool:
+        """Parse the entries that read otherwise than before.  False: have the whole file parsed, be it to tell its faults."""
+        starts: list[int] = [match.start() for match in _TOP.finditer(text)]
+        if not starts or any(sign in text for sign in _FILE_WIDE):
             return False
         line = text.count("\n", 0, starts[0]) + 1
         names: set[str] = set()
         for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
             part = text[start:end]
-            cached = known.entries.get(part) if known else None
-            if cached is None:
+            one = known.entries.get(part)
+            if one is None:
                 found, faults = self._whole(kind, part, path, line)
-                if faults:
+                if faults or len(found) != 1:
                     return False
-            elif cached[1] == line:
-                found = cached[0]
-            else:
-                found = [replace(one, where=f"{path}:{line + _line_of(one.where) - cached[1]}") for one in cached[0]]
-            entries.entries[part] = found, line
-            for one in found:
-                if one.name in names:
-                    return False
-                names.add(one.name)
-            entries.found += found
+                one = found[0]
+            elif (where := f"{path}:{line}") != one.where:
+                one = replace(one, where=where)
+            if one.name in names:
+                return False
+            names.add(one.name)
+            entries.entries[part] = one
+            entries.found.append(one)
             line += part.count("\n")
         return True
 
@@ -206,7 +208,7 @@ class YamlDirectory:
             faults.append(OperatorError(f"{path}:{node.line}", what, "Use letters, digits, dots, dashes and underscores."))
         return kind.read(name, node, path, faults)
 
-    def _load_templates(self, files: Mapping[str, tuple[int, int, int]], faults: list[OperatorError]) -> Mapping[str, str]:
+    def _load_templates(self, files: Mapping[str, Stamp], faults: list[OperatorError]) -> Mapping[str, str]:
         """Every template by its name below templates/; the same object as long as nothing changed, so that they stay compiled."""
         directory = str(self._root / "templates") + os.sep
         texts = {}
@@ -216,7 +218,7 @@ class YamlDirectory:
             known = self._templates.get(path)
             if known is None or known[0] != signature:
                 own: list[OperatorError] = []
-                text = read_text(Path(path), own)
+                text = read_text(path, own)
                 if text is not None and (fault := render.syntax_fault(text)):
                     own.append(OperatorError(f"{path}:{fault[0]}", fault[1], "Correct the template."))
                 known = self._templates[path] = signature, text or "", own
@@ -228,7 +230,7 @@ class YamlDirectory:
         return self._texts
 
 
-def _walk(directory: str, faults: list[OperatorError], deep: bool) -> Iterator[tuple[str, tuple[int, int, int]]]:
+def _walk(directory: str, faults: list[OperatorError], deep: bool) -> Iterator[tuple[str, Stamp]]:
     """The files of a directory; hidden ones and what editors leave behind are none."""
     try:
         with os.scandir(directory) as entries:
@@ -240,15 +242,20 @@ def _walk(directory: str, faults: list[OperatorError], deep: bool) -> Iterator[t
                 except OSError as error:
                     faults.append(_unreadable(entry.path, error))
                     continue
-                if entry.is_dir():
-                    if deep:
-                        yield from _walk(entry.path, faults, deep)
-                else:
+                if stat.S_ISREG(status.st_mode):
                     yield entry.path, (status.st_size, status.st_mtime_ns, status.st_ino)
+                elif not stat.S_ISDIR(status.st_mode):
+                    faults.append(OperatorError(entry.path, "this is no file", "Move it away."))
+                elif deep:
+                    yield from _walk(entry.path, faults, deep)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
         faults.append(_unreadable(directory, error))
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def _unreadable(path: str, error: OSError) -> OperatorError:
@@ -256,12 +263,12 @@ def _unreadable(path: str, error: OSError) -> OperatorError:
     return OperatorError(path, f"it cannot be read ({error.strerror})", mend)
 
 
-def _significant(text: str) -> bool:
-    return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
-
-
-def _line_of(where: str) -> int:
-    return int(where.rpartition(":")[2])
+def _cut(text: str, found: Iterable[T]) -> dict[str, T]:
+    """The text of each entry: from its line to the line of the next one."""
+    lines = text.splitlines(keepends=True)
+    entries: list[tuple[int, T]] = [(int(one.where.rpartition(":")[2]) - 1, one) for one in found]
+    ends = [*(line for line, _ in entries[1:]), len(lines)]
+    return {"".join(lines[line:end]): one for (line, one), end in zip(entries, ends, strict=True)}
 
 
 def _place(fault: OperatorError) -> tuple[str, int]:
@@ -477,9 +484,11 @@ class _Checks:
         self._names = {profile.name for profile in profiles} | {MENU.name, LOCAL.name}
 
     def run(self) -> None:
-        for kind, entries in (("machine", self._machines), ("group", self._groups), ("profile", self._profiles)):
-            self._once(kind, ((entry.name, entry) for entry in entries), "name")
-        for entry in (*self._machines, *self._groups):
+        self._once("machine", ((machine.name, machine) for machine in self._machines), "name")
+        self._once("group", ((group.name, group) for group in self._groups), "name")
+        self._once("profile", ((profile.name, profile) for profile in self._profiles), "name")
+        entries: list[Machine | Group] = [*self._machines, *self._groups]
+        for entry in entries:
             if entry.profile is not None and entry.profile not in self._names:
                 mend = f"Profiles live in {self._root}/profiles.yaml and {self._root}/profiles/."
                 near = nearest(entry.profile, self._names)
@@ -508,8 +517,9 @@ class _Checks:
     def _identities(self) -> None:
         machines = self._machines
         self._once("machine", ((mac, machine) for machine in machines for mac in machine.macs), "MAC address")
-        uuids = ((min(machine.uuid, swap_uuid(machine.uuid)), machine) for machine in machines if machine.uuid)
-        self._once("machine", uuids, "UUID (in either byte order)")
+        tails = Counter(machine.uuid[_UUID_TAIL:] for machine in machines if machine.uuid)
+        uuids = [(m.uuid, m) for m in machines if m.uuid and tails[m.uuid[_UUID_TAIL:]] > 1]
+        self._once("machine", ((min(uuid, swap_uuid(uuid)), machine) for uuid, machine in uuids), "UUID (in either byte order)")
         self._once("machine", ((machine.serial.lower(), machine) for machine in machines if machine.serial), "serial number")
         self._once("machine", ((machine.address, machine) for machine in machines if machine.address), "address")
 
