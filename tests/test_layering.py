@@ -24,7 +24,7 @@ LAYERS = (
     {"journal"},
     {"config"},
     {"serve"},
-    {"doctor", "simulate", "images", "lab", "install"},
+    {"doctor", "simulate", "images", "lab", "install", "client"},
     {"cli"},
     {"__main__"},
 )
