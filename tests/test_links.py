@@ -197,7 +197,8 @@ def test_late_links_and_addresses_are_followed(host: Host) -> None:
                         await asyncio.sleep(0.02)
 
             await until(["192.168.77.1"])
-            host.ip("link", "add", "eth7", "type", "dummy")
+            host.ip("link", "add", "eth7", "type", "veth", "peer", "name", "far7")
+            host.ip("link", "set", "far7", "up")
             host.ip("link", "set", "eth7", "up")
             host.add_address("eth7", "10.7.0.1/24")
             await until(["192.168.77.1", "10.7.0.1"])

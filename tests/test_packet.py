@@ -149,6 +149,6 @@ def test_a_missing_right_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatc
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(packet.socket, "socket", refuse)
+    monkeypatch.setattr("socket.socket", refuse)
     with pytest.raises(OperatorError, match="CAP_NET_RAW"):
         packet.open_packet_socket(0)
