@@ -110,8 +110,8 @@ def parse(text: str, name: str, faults: list[OperatorError], first_line: int = 1
         what = f"this is not YAML: {error.problem or error.context}"
         faults.append(OperatorError(f"{name}:{line}", what, _mend(text, mark, error)))
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + first_line
-        what = f"the character U+{ord(text[error.position]):04X} is not allowed in YAML"
+        line = text.count("\n", 0, text.find(chr(error.character))) + first_line
+        what = f"the character U+{error.character:04X} is not allowed in YAML"
         faults.append(OperatorError(f"{name}:{line}", what, "Remove it: write the file as plain UTF-8 text."))
     return None
 
