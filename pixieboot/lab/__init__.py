@@ -154,7 +154,7 @@ class Lab:
             "log": {"level": "debug", "format": "json"},
             **settings,
         }
-        args = ["console=ttyS0", "panic=5", f"pixieboot.done={self.url}/done?mac={self.mac}"]
+        args = ["console=ttyS0", "panic=5", "pixieboot.done={{ url('done') }}"]
         entry = {"title": "The lab's guest", "kernel": "vmlinuz", "initrd": ["initrd.img"], "args": args}
         # JSON is YAML: what is written here needs no other quoting rules.
         for name, value in {
@@ -246,7 +246,9 @@ class Lab:
         while not condition():
             ended = getattr(self, "daemon", None) is not None and self.daemon.poll() is not None
             if time.monotonic() > deadline or (ended and self._lines.empty()):
-                raise LabError(what, [*self.router_output, *self.daemon_output, *map(str, self.events)])
+                raise LabError(
+                    f"{what}{f': status {self.daemon.returncode}' if ended else ''}", [*self.router_output, *self.daemon_output]
+                )
             self.listen(0.1)
 
     def happened(self, service: str, kind: str, **detail: Any) -> list[Mapping[str, Any]]:
@@ -313,6 +315,8 @@ class Lab:
             told = self.said("NOT-DONE")
             missing = f"its call to /done failed: {told}" if told is not None else "the daemon's journal has no call to /done"
             return Outcome(False, seconds, f"Linux runs, but {missing}.")
+        if any(line.startswith("Traceback") for line in self.daemon_output):
+            why += "; the daemon's output has a traceback"
         boots = split(_events_of(self.events, self.mac))
         # What was written by now is all there will be: the machine is off.
         found = verdict.judge(boots[-1], time.time() + 3600) if boots else verdict.nothing_heard(self.mac)
@@ -337,6 +341,7 @@ class LabError(Exception):
 
     def __init__(self, what: str, output: list[str]) -> None:
         super().__init__("\n".join([what, *output[-30:]]))
+        self.what = what
 
 
 def _events_of(entries: list[Mapping[str, Any]], mac: Mac) -> list[Event]:
@@ -396,7 +401,7 @@ def run(
                     if keep_log:
                         lab.keep_logs(keep_log)
         except LabError as error:
-            print(error, file=sys.stderr)
+            print(f"pixieboot lab: {error.what}", file=sys.stderr)  # the rest was told when it was heard
             return 1
     print(outcome.verdict)
     if outcome.next_step:

@@ -8,12 +8,13 @@
         with client.entered():
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
-Every namespace is called pxb-OWNER-PID-HOST.  What a killed run left behind is found by its PID and removed by the next.
+Every namespace is called pxb-OWNER-PID-NUMBER-HOST.  What a killed run left behind is found by its PID and removed by the next.
 """
 
 import atexit
 import contextlib
 import ctypes
+import itertools
 import os
 import re
 import signal
@@ -28,6 +29,7 @@ from typing import Any, Self
 NETNS = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
 _NAME = re.compile(r"pxb-[a-z0-9]+-(?P<pid>\d+)-.+")
+_numbers = itertools.count(1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -158,7 +160,7 @@ class Network:
         if os.geteuid() != 0:
             raise HostError("network namespaces need root")
         sweep()
-        self._prefix = f"pxb-{owner}-{os.getpid()}"
+        self._prefix = f"pxb-{owner}-{os.getpid()}-{next(_numbers)}"
         self._hosts: list[Host] = []
         atexit.register(self.close)
 
@@ -169,11 +171,8 @@ class Network:
         self.close()
 
     def host(self, name: str) -> Host:
-        """A host with nothing but lo."""
-        namespace, number = f"{self._prefix}-{name}", 2
-        while (NETNS / namespace).exists():
-            namespace, number = f"{self._prefix}-{name}{number}", number + 1
-        host = Host(namespace, name)
+        """A host with nothing but lo.  Its name is its own in this network."""
+        host = Host(f"{self._prefix}-{name}", name)
         self._hosts.append(host)
         return host
 
