@@ -228,7 +228,7 @@ class _Server:
     def answer(self, kind: int) -> Reply | Noted | Silence:
         if self.site.answer == "known" and not self.assignment.known:
             return Silence(f"{self.assignment.why}; only known machines are answered (answer: known)")
-        who = _holder(self.message, self.client, self.site.network)
+        who = _holder(self.message, self.client, self.assignment, self.site.network)
         if who is None:
             return Silence("it has neither a hardware address nor a client-id: nothing to know it by")
         if kind == wire.DISCOVER:
@@ -388,7 +388,7 @@ class _Server:
         )
 
 
-def _holder(message: Message, client: Client, network: Network) -> Holder | None:
+def _holder(message: Message, client: Client, assignment: Assignment, network: Network) -> Holder | None:
     """By what this client is known: its MAC, or its client-id where the operator wants that (RFC 2131 §4.2, RFC 4390)."""
     client_id = message.options.get(wire.CLIENT_ID, b"")
     chaddr = message.chaddr
@@ -399,7 +399,8 @@ def _holder(message: Message, client: Client, network: Network) -> Holder | None
     source = b""
     if message.giaddr != NO_ADDRESS and wire.AGENT in message.options:
         source = message.giaddr.encode() + message.options[wire.AGENT]
-    return Holder(key, client.mac, client_id, client.labels.get("hostname", ""), source)
+    kin = assignment.machine.macs if assignment.machine else ()
+    return Holder(key, client.mac, client_id, client.labels.get("hostname", ""), source, kin)
 
 
 def _destination(message: Message, client: Client, address: str) -> Destination:

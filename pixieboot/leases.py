@@ -3,10 +3,11 @@
 An address has one record or none: offered, bound, declined (quarantined) or expired (free, but remembered for its earlier
 client).  Choice (RFC 2131 §4.3.1): the reservation; the client's current address; its earlier one; the one it asks for; one
 that nobody ever had; the one that is free for longest.  Nothing here scans a pool: addresses that were never used come from
-a cursor, those that came back from a queue, and what runs out from a heap.
+a cursor, those that came back from a queue; what runs out comes up from a heap, offers, which all last equally long, from a
+queue of their own.
 """
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,19 +23,26 @@ OFFERS_PER_SOURCE = 32  # addresses offered at once behind one relay port (optio
 DECLINE_QUARANTINE = 86400.0  # the client saw somebody else there
 CONFLICT_QUARANTINE = 3600.0  # we saw somebody else there
 PROBE_LIFE = 600.0  # seconds that "nobody answers there" is believed
+_AT_ONCE = 100  # ends of leases that one message has to wait for
+_STALE_AT_ONCE = 2000  # ends of offers that were taken long ago
 _UNDOABLE = 8192  # bindings that a store may still fail to keep
 _BIND, _OFFER, _DECLINED, _EXPIRED = LeaseState.BOUND, LeaseState.OFFERED, LeaseState.DECLINED, LeaseState.EXPIRED
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who asks for an address.  key tells clients apart (the MAC, or "id:" and option 61 in hex); source: its relay's port."""
+    """Who asks for an address.
+
+    key tells clients apart: the MAC, or "id:" and option 61 in hex.  source: the relay port it is behind.  kin: all cards of
+    its machine, which share one reservation.
+    """
 
     key: str
     mac: Mac
     client_id: bytes = b""
     hostname: str = ""
     source: bytes = b""
+    kin: tuple[Mac, ...] = ()
 
 
 @dataclass(slots=True)
@@ -57,9 +65,11 @@ class Leases:
         self._held: dict[str, tuple[str, ...]] = {}  # client key -> its addresses, latest first
         self._heap: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}  # address -> its one valid entry in the heap
+        self._waiting: tuple[deque[Lease], deque[Lease]] = (deque(), deque())  # offers of OFFER_HOLD, of HURRIED_HOLD
         self._ranges: dict[tuple[Pool, ...], tuple[_Range, ...]] = {}
+        self._latest: tuple[tuple[Pool, ...], tuple[_Range, ...]] = ((), ())
         self._withheld: frozenset[str] = frozenset()
-        self._before: OrderedDict[str, tuple[Lease, Lease | None]] = OrderedDict()
+        self._before: OrderedDict[str, tuple[Lease, list[Lease]]] = OrderedDict()  # what a binding replaced
         self._probed: dict[str, float] = {}
         self._source: dict[str, bytes] = {}
         self._offers: Counter[bytes] = Counter()
@@ -115,19 +125,27 @@ class Leases:
         """
         now = self._tick(now)
         address = self._choose(who, site, reserved, wanted)
+        while address is None and self._end():
+            address = self._choose(who, site, reserved, wanted)
         if address is None:
             pools = ", ".join(f"{_text(pool.first)}-{_text(pool.last)}" for pool in site.network.pools) or "no pool"
             return f"no address is free in {pools}"
         record = self._records.get(address)
-        if record and record.client == who.key and record.state is _BIND:
+        if (
+            record
+            and record.client == who.key
+            and (record.state is _BIND or (record.state is _OFFER and record.expires - now > HURRIED_HOLD))
+        ):
             return record
         known = address == reserved or (record is not None and record.client == who.key)
         if who.source and not known and self._offers[who.source] >= OFFERS_PER_SOURCE:
             return f"{OFFERS_PER_SOURCE} addresses are offered to its relay port already and none was taken"
         crowded = self._offered * 2 > sum(pool.last - pool.first + 1 for pool in self._pools(site))
-        hold = HURRIED_HOLD if crowded and not known else OFFER_HOLD
-        lease = Lease(address, who.key, who.mac, _OFFER, now + hold, who.hostname, who.client_id)
+        hurried = crowded and not known
+        expires = now + (HURRIED_HOLD if hurried else OFFER_HOLD)
+        lease = Lease(address, who.key, who.mac, _OFFER, expires, who.hostname, who.client_id)
         self._put(lease)
+        self._waiting[hurried].append(lease)
         if who.source:
             self._source[address] = who.source
             self._offers[who.source] += 1
@@ -141,27 +159,32 @@ class Leases:
         if not self._free_for(address, who, reserved):
             holder = self._records[address]
             return f"{address} is {holder.state.value} to {holder.client or holder.mac}"
-        previous = self._records.get(address)
+        replaced = [record] if (record := self._records.get(address)) else []
         lease = Lease(address, who.key, who.mac, _BIND, now + seconds, who.hostname, who.client_id)
         for other in self._held.get(who.key, ()):
-            if other != address and inside(other, site.subnet) and self._records[other].state is not _DECLINED:
-                self._expire(other, now, used=self._records[other].state is _BIND)
+            if other != address and inside(other, site.subnet):
+                record = self._records[other]
+                if record.state is _BIND or record.state is _OFFER:
+                    replaced.append(record)
+                    self._expire(other, now, used=record.state is _BIND)
         self._put(lease)
         self._before.pop(address, None)
-        self._before[address] = (lease, previous)
+        self._before[address] = (lease, replaced)
         if len(self._before) > _UNDOABLE:
             self._before.popitem(last=False)
         return lease
 
     def undo(self, lease: Lease) -> None:
         """The store could not keep this binding: what was before holds again."""
-        made, previous = self._before.pop(lease.address, (None, None))
-        if made != lease or self._records.get(lease.address) != lease:
+        made, replaced = self._before.get(lease.address, (None, []))
+        if made is not lease or self._records[lease.address] is not lease:
             return
-        if previous is not None and previous.state is _BIND:
-            self._put(previous)
-        else:
-            self._expire(lease.address, self._time, used=False)
+        del self._before[lease.address]
+        self._expire(lease.address, self._time, used=False)
+        for before in replaced:
+            now = self._records[before.address]
+            if before.state is _BIND and now.state is _EXPIRED and now.client in (before.client, lease.client):
+                self._put(before)
 
     def drop_offer(self, key: str, subnet: IPv4Network, now: float) -> None:
         """The client took another server's offer: ours is free again (RFC 2131 §3.1.4)."""
@@ -231,7 +254,13 @@ class Leases:
             return record.address
         if wanted and self._allowed(wanted, site, None) and self._free_for(wanted, who, None):
             return wanted
-        return self._next(site)
+        found = self._next(site)
+        if found is None and reserved and inside(reserved, site.subnet):
+            # Its machine's other card holds the reservation.  Two cards may be up at once, so only when nothing else is left.
+            record = self._records[reserved]
+            if record.state is _BIND and record.mac in who.kin:
+                return reserved
+        return found
 
     def _next(self, site: Site) -> str | None:
         """An address that nobody ever had, else the one that is free for longest."""
@@ -292,12 +321,13 @@ class Leases:
         if lease.state is _EXPIRED:
             self._queue(address, lease.expires)
             return
+        if old is None or old.state is _EXPIRED:
+            for pool in self._pools_of(address):
+                pool.freed.pop(address, None)
         if lease.state is _OFFER:
             self._offered += 1
-        else:
-            self._probed.pop(address, None)
-        for pool in self._pools_of(address):
-            pool.freed.pop(address, None)
+            return
+        self._probed.pop(address, None)
         due = self._due.get(address)
         if due is None or lease.expires < due:  # a later end is found out when the earlier entry comes up
             self._due[address] = lease.expires
@@ -312,7 +342,8 @@ class Leases:
 
     def _expire(self, address: str, now: float, used: bool) -> Lease:
         """Free again, remembered for its client.  What was merely offered is the first to be offered again."""
-        lease = replace(self._records[address], state=_EXPIRED, expires=now)
+        held = self._records[address]
+        lease = Lease(address, held.client, held.mac, _EXPIRED, now, held.hostname, held.client_id)
         self._put(lease)
         if not used:
             for pool in self._pools_of(address):
@@ -327,9 +358,11 @@ class Leases:
                 pool.freed.move_to_end(address)
 
     def _pools(self, site: Site) -> tuple[_Range, ...]:
-        found = self._ranges.get(site.network.pools)
-        if found is None:
-            found = self._ranges[site.network.pools] = tuple(self._range(pool, site) for pool in site.network.pools)
+        pools, found = site.network.pools, self._latest[1]
+        if self._latest[0] is not pools:
+            known = self._ranges.get(pools)
+            found = self._ranges[pools] = known if known is not None else tuple(self._range(pool, site) for pool in pools)
+            self._latest = (pools, found)
         return found
 
     def _range(self, pool: Pool, site: Site) -> _Range:
@@ -361,23 +394,50 @@ class Leases:
         else:
             self._time += min(max(now - self._seen, 0.0), 3600.0)
         self._seen = now
-        while self._heap and self._heap[0][0] <= self._time:
+        offers, hurried = self._waiting
+        if (
+            (offers and offers[0].expires <= self._time)
+            or (hurried and hurried[0].expires <= self._time)
+            or (self._heap and self._heap[0][0] <= self._time)
+        ):
+            self._end()
+        return self._time
+
+    def _end(self) -> bool:
+        """End what has run out, but not more than a message can wait for: all leases of a school may end at eight o'clock.
+
+        False if there was nothing to do.  What is left follows with the next message, or when no other address is free.
+        """
+        ended = looked = 0
+        for queue in self._waiting:
+            for _ in range(min(len(queue), _STALE_AT_ONCE)):
+                if queue[0].expires > self._time or ended >= _AT_ONCE:
+                    break
+                offer = queue.popleft()
+                looked += 1
+                if self._records.get(offer.address) is offer:
+                    self._expire(offer.address, self._time, used=False)
+                    ended += 1
+        while self._heap and self._heap[0][0] <= self._time and ended < _AT_ONCE:
             due, address = heappop(self._heap)
+            looked += 1
             if self._due.get(address) != due:
                 continue
             del self._due[address]
             record = self._records[address]
+            if record.state is _EXPIRED or record.state is _OFFER:
+                continue
+            ended += 1
             if record.expires > self._time:
-                if record.state is not _EXPIRED:
-                    self._due[address] = record.expires
-                    heappush(self._heap, (record.expires, address))
-            elif record.state is _DECLINED:
+                self._due[address] = record.expires
+                heappush(self._heap, (record.expires, address))
+            elif record.state is _BIND:
+                self._expire(address, self._time, used=True)
+            else:
                 self._forget(record)
                 del self._records[address]
                 self._queue(address, self._time)
-            elif record.state is not _EXPIRED:
-                self._expire(address, self._time, used=record.state is _BIND)
-        return self._time
+        return looked > 0
 
     def _believed(self, address: str, now: float) -> bool:
         return now - self._probed.get(address, -PROBE_LIFE) < PROBE_LIFE
