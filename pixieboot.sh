@@ -27,15 +27,17 @@ uid=$(id -u)
 say() { printf 'pixieboot.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-as_root() {
-    if [ "$uid" = 0 ]; then
-        "$@"
-    elif command -v sudo >/dev/null; then
-        sudo "$@"
-    else
-        die "this needs root, and there is no sudo: run it as root"
-    fi
+# The rest of this process, as root.  sudo drops the environment: what configures pixieboot, pip and proxies goes along.
+become_root() {
+    [ "$uid" != 0 ] || exec "$@"
+    command -v sudo >/dev/null || die "this needs root, and there is no sudo: run it as root"
+    for name in $(env | sed -nE 's/^((PIXIEBOOT|PIP)_[A-Z0-9_]*|[A-Za-z]+_(proxy|PROXY)|SSL_CERT_(FILE|DIR))=.*/\1/p'); do
+        eval "set -- \"$name=\$$name\" \"\$@\""
+    done
+    exec sudo env "$@"
 }
+
+as_root() { (become_root "$@"); }
 
 # --- packages -------------------------------------------------------------------------------------------------------
 
@@ -188,12 +190,7 @@ serve() {
     find_python
     hash=$(source_hash)
     installed "$hash" || as_root "$here/pixieboot.sh" install "$python" "$hash"
-    if [ "$uid" = 0 ]; then
-        exec "$home/bin/pixieboot" serve "$@"
-    fi
-    command -v sudo >/dev/null || die "the daemon starts as root, and there is no sudo: run it as root"
-    keep=$(env | sed -n 's/^\(PIXIEBOOT_[A-Z0-9_]*\)=.*/\1/p' | paste -s -d , -)
-    exec sudo ${keep:+"--preserve-env=$keep"} "$home/bin/pixieboot" serve "$@"
+    become_root "$home/bin/pixieboot" serve "$@"
 }
 
 # --- test -----------------------------------------------------------------------------------------------------------
@@ -287,11 +284,9 @@ run_tests() {
     fi
     [ "$part" = full ] || set -- -m "not slow and not e2e" "$@"
     # What root writes is not to lie in the checkout or in a home directory, where its owner could not remove it.
-    set -- env "PATH=$shared/tools/usr/sbin:$bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin" ${CI:+"CI=$CI"} \
+    become_root env "PATH=$shared/tools/usr/sbin:$bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin" ${CI:+"CI=$CI"} \
         "HYPOTHESIS_STORAGE_DIRECTORY=$shared/hypothesis" "PYTHONPYCACHEPREFIX=$shared/pycache" \
         "$bin/python" -m pytest -o "cache_dir=$shared/pytest" "$@"
-    [ "$uid" = 0 ] || exec sudo "$@"
-    exec "$@"
 }
 
 # --- lock -----------------------------------------------------------------------------------------------------------
