@@ -14,6 +14,7 @@ Blocks are counted from 1 without end; the wire carries the low 16 bits (65535 i
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from struct import Struct
 
 from pixieboot.wire.tftp import NO_OPTIONS, Ack, Code, Error, OptionAck, Packet, ReadRequest, encode
 
@@ -24,6 +25,9 @@ SENDS = 5  # of the same thing to a peer that says nothing
 STALLED_SENDS = 40  # of the same thing to a peer that talks, but does not get on
 WAIT, LONGEST_WAIT = 1.0, 8.0  # seconds before the first repetition; before any
 HURRY = 0.05  # seconds from the third ACK of the same block, in a transfer with windows, to the repetition
+
+_ACK = Struct("!I").pack
+_ACK_OPCODE = 4 << 16
 
 Span = tuple[int, int]
 """Blocks to send: the first and the last of them."""
@@ -95,29 +99,20 @@ def _number(text: str) -> int | None:
 class ReadTransfer:
     """One read request being answered.
 
-    The shell calls `start` once, `acknowledge` or `receive` for what comes, `expire` when `deadline` has passed, and sends what
-    each of them answers.  When `result` is set, the transfer is over.
+    The shell calls `start` once, `receive` for what comes, `expire` when `deadline` has passed, and sends what each of them
+    answers.  When `result` is set, the transfer is over.  `advance` is a short way: for a datagram equal to `awaited`, it does all
+    that `receive` would do.
     """
 
     __slots__ = (
-        "_last",
-        "_oack",
-        "_repeats",
-        "_stalled",
-        "_unanswered",
-        "_wait",
-        "_window",
-        "acked",
-        "deadline",
-        "proven",
-        "result",
-        "sent",
-        "terms",
-    )
+        "_last", "_oack", "_repeats", "_stalled", "_unanswered", "_wait", "_window", "acked", "awaited", "deadline", "proven",
+        "result", "sent", "terms",
+    )  # fmt: skip
 
     def __init__(self, terms: Terms, size: int) -> None:
         self.terms = terms
         self.acked = -1 if terms.options else 0  # highest block acknowledged; 0 is the OACK
+        self.awaited = b""  # the ACK of all that is under way, once the peer is proven
         self.sent = 0  # highest block sent
         self.proven = False  # the peer has acknowledged something: its address is not forged
         self.deadline = 0.0
@@ -167,15 +162,24 @@ class ReadTransfer:
             if ahead == 0 and self.proven:
                 self._heard_again(now)
             return None
-        self.acked = acked = acked + ahead
         self.proven = True
+        self.sent = acked + ahead  # what was sent after it was lost, or is as good as lost: the window starts anew behind it
+        return self.advance(now)
+
+    def advance(self, now: float) -> Span | None:
+        """The datagram `awaited` has come: everything under way is acknowledged."""
+        acked, last = self.sent, self._last
+        self.acked = acked
         self._unanswered = self._stalled = 1
         self._repeats = 0
-        last = self._last
         if acked == last:
             self.result = Result("sent")
             return None
-        self.sent = final = min(acked + self._window, last)
+        final = acked + self._window
+        if final > last:
+            final = last
+        self.sent = final
+        self.awaited = _ACK(_ACK_OPCODE | final & 0xFFFF)
         self.deadline = now + self._wait
         return acked + 1, final
 

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 from pixieboot import content as paths
@@ -22,6 +23,7 @@ from pixieboot.model import Arrival, Event, Mac
 from pixieboot.serve.blocks import Blocks, Chunk, Content
 from pixieboot.serve.context import Context
 from pixieboot.serve.files import File, open_boot_file
+from pixieboot.serve.loop import DirectLoop
 from pixieboot.serve.udp import UdpPort
 from pixieboot.tftp import LARGEST_BLKSIZE, Limits, ReadTransfer, Send, negotiate, netascii
 from pixieboot.wire.tftp import Code, Error, ReadRequest, WriteRequest, decode, encode
@@ -30,7 +32,7 @@ Peer = tuple[str, int]
 Render = Callable[[Rendered, Arrival], bytes | None]
 """The text at a rendered path for who asks from there; None: there is nothing at this path for this client."""
 
-LONGEST_PACKET = 1024  # of a client in a transfer: ACKs and errors
+LONGEST_PACKET = 400  # of a client in a transfer: ACKs and errors
 IP_MTU_DISCOVER, IP_MTU, IP_PMTUDISC_DONT = 10, 14, 0  # linux/in.h
 SOL_UDP, UDP_SEGMENT = 17, 103  # linux/udp.h
 SEGMENTS, SEGMENTS_OCTETS = 64, 65000  # of one send with UDP GSO
@@ -286,25 +288,13 @@ class Transfer:
 
     def heard(self, datagram: bytes) -> None:
         """A datagram of the client that is no request."""
-        machine = self._machine
-        now = self._loop.time()
-        if len(datagram) == 4 and datagram[1] == 4:
-            span = machine.acknowledge(datagram[2] << 8 | datagram[3], now)
-            if span:
-                if not self._started:
-                    self._tell_start()
-                self._send(span[0], span[1])
-            elif machine.result:
-                self._finish()
-            return
         try:
             packet = decode(datagram)
-        except WireError:
+        except WireError as error:
             self._service.malformed += 1
+            log.debug("%s:%d: %s", *self.peer, error)
             return
-        if isinstance(packet, ReadRequest):
-            return
-        self._carry_out(machine.receive(packet, now))
+        self._carry_out(self._machine.receive(packet, self._loop.time()))
 
     def abort(self, why: str) -> None:
         """End it from our side, and say so."""
@@ -312,20 +302,38 @@ class Transfer:
         self._machine.lose(why)
         self._finish()
 
-    def _readable(self) -> None:
+    def _readable(self) -> bool:
+        """The socket has a packet.  True: more was done than to send the next window (pixieboot.serve.loop)."""
         assert self._receive
         try:
             datagram = self._receive(LONGEST_PACKET)
         except BlockingIOError:
-            return
+            return False
         except ConnectionRefusedError:
             self._machine.lose("the client's port is closed")
             self._finish()
-            return
+            return True
         except OSError as error:
             self._trouble = error.strerror or str(error)
-            return
-        self.heard(datagram)
+            return True
+        machine, chunk = self._machine, self._chunk
+        if datagram == machine.awaited and chunk and (span := machine.advance(monotonic())):
+            first, last = span
+            ahead = first - chunk.first
+            if ahead >= 0 and last <= chunk.last and last - first < self._batch:
+                stride = self._stride
+                try:
+                    self._send_packets(chunk.packets[ahead * stride : (last - chunk.first + 1) * stride])
+                    return False
+                except OSError:
+                    pass
+            self._send(first, last)
+            return True
+        if machine.result:
+            self._finish()
+        else:
+            self.heard(datagram)
+        return True
 
     def _carry_out(self, send: Send) -> None:
         if isinstance(send, bytes):
@@ -334,6 +342,8 @@ class Transfer:
             except OSError as error:
                 self._trouble = error.strerror or str(error)
         elif send:
+            if self._machine.proven and not self._started:
+                self._tell_start()
             self._send(*send)
         if self._machine.result:
             self._finish()
@@ -470,8 +480,11 @@ class _Line:
             self._stranger.close()
             raise
 
-    def listen(self, loop: asyncio.AbstractEventLoop, readable: Callable[[], None]) -> None:
-        loop.add_reader(self.socket.fileno(), readable)
+    def listen(self, loop: asyncio.AbstractEventLoop, readable: Callable[[], object]) -> None:
+        if isinstance(loop, DirectLoop):
+            loop.add_direct_reader(self.socket.fileno(), readable)
+        else:
+            loop.add_reader(self.socket.fileno(), readable)
         loop.add_reader(self._stranger.fileno(), self._strange)
 
     def segment(self, octets: int) -> bool:
@@ -483,7 +496,10 @@ class _Line:
         return True
 
     def close(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.remove_reader(self.socket.fileno())
+        if isinstance(loop, DirectLoop):
+            loop.remove_direct_reader(self.socket.fileno())
+        else:
+            loop.remove_reader(self.socket.fileno())
         loop.remove_reader(self._stranger.fileno())
         self.socket.close()
         self._stranger.close()
