@@ -126,11 +126,12 @@ _REFUSED: Mapping[int, tuple[str, str]] = {
     56: ("dhcp-message", "it says why a client was refused"),
     57: ("dhcp-max-message-size", "only clients send it"),
     61: ("dhcp-client-identifier", "it is the client's own"),
+    80: ("rapid-commit", "an address is given in four messages, so that another server can be chosen"),
     82: ("relay-agent-information", "it is the relay's own"),
     93: ("client-arch pxe-system-type", "only clients send it"),
     94: ("client-interface-id pxe-interface-id", "only clients send it"),
     97: ("client-machine-id pxe-client-id", "it is the client's own"),
-    255: ("end server-ip-address", "it ends the options"),
+    255: ("end server-ip-address", "it ends the options, and the next server is always this host"),
 }
 _SUB_NAMES: Mapping[int, Mapping[str, int]] = {
     43: {
