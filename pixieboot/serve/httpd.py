@@ -180,7 +180,9 @@ class HttpService:
             date_header=False,
             proxy_headers=False,
             timeout_keep_alive=int(zerocopy.IDLE_SECONDS),
+            timeout_graceful_shutdown=3,  # stop aborts what is left before that
         )
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # one warning for each malformed request would be theirs to flood
         self._server = Server(config)
         async with asyncio.TaskGroup() as tasks:
             sweeping = tasks.create_task(self._sweep(self._server))
@@ -190,12 +192,20 @@ class HttpService:
                 sweeping.cancel()
                 self._abort_all()
 
+    @property
+    def ready(self) -> bool:
+        """Are connections being answered?"""
+        return self._server is not None and self._server.started
+
     async def stop(self, grace: float) -> None:
         """Close idle connections, give transfers under way grace seconds, then cut them off."""
         if self._server is None:
             return
-        self._server.config.timeout_graceful_shutdown = grace  # type: ignore[assignment]
         self._server.end()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._server.ended.wait()
+        self._abort_all()
         await self._server.ended.wait()
 
     async def _sweep(self, server: "Server") -> None:

@@ -43,6 +43,7 @@ STALL = 0.01  # seconds that one sendfile may take; a slower one waited for the 
 READERS = 4  # threads for cold files
 
 HEAD_LIMIT = 32 * 1024  # bytes of request line and headers
+TOO_LONG = (431, "The request line and headers are longer than 32 KiB.\n")
 HEAD_SECONDS = 15.0  # from a request's first byte to its last header
 IDLE_SECONDS = 60.0  # between requests
 STALL_SECONDS = 30.0  # without one byte of progress, in either direction
@@ -288,8 +289,13 @@ class _Connection(asyncio.Protocol):
         """Answer what is not HTTP, and close.  Replaces uvicorn's, whose header names are in lower case."""
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:  # else it would end up inside another response
-            status, sentence = self._refusal
+        status, sentence = self._refusal
+        log.debug("HTTP from %s refused with %d: %s", self.peer, status, sentence.strip())
+        begun = False
+        if self.cycle is not None and not self.cycle.response_complete:
+            begun = self.cycle.response_started
+            self.cycle.disconnected = True  # what it still has to say is not wanted
+        if not begun:  # else it would end up inside another response
             body = sentence.encode()
             head = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Connection", b"close")]
             self.transport.write(response_head(status, [*head, (b"Content-Length", b"%d" % len(body))]) + body)
@@ -354,6 +360,9 @@ class _Sender:
             cycle.response_started, cycle.waiting_for_100_continue = True, False
             headers = [(canonical(name), value) for name, value in message.get("headers", ())]
             self._head = connection.head(cycle, message["status"], headers)
+            if not any(name == b"Content-Length" for name, _ in headers):  # a stream: its first words may be long in coming
+                connection.transport.write(self._head)
+                self._head = None
             return
         if not cycle.response_started or cycle.response_complete:
             raise RuntimeError(f"{kind} before the start of a response or after its end")
@@ -449,7 +458,10 @@ class _StrictH11(h11.Connection):
             raise
         if type(event) is h11.Request:
             headers = list(event.headers)
-            if fault := _fault(headers, event.http_version == b"1.1"):
+            if len(event.target) + sum(len(name) + len(value) + 4 for name, value in headers) > HEAD_LIMIT:
+                self._protocol.refuse(*TOO_LONG)
+                raise h11.RemoteProtocolError(TOO_LONG[1])
+            if fault := _fault(headers, event.http_version.decode()):
                 self._protocol.refuse(400, fault)
                 raise h11.RemoteProtocolError(fault)
             names = {name for name, _ in headers}
@@ -473,7 +485,7 @@ if httptools is not None:
                 # In the read where the head begins, other requests may stand before it: only whole reads count.
                 self._unfinished = self._unfinished + len(data) if began else 0
                 if self._unfinished > HEAD_LIMIT or (not began and len(data) > 8 * HEAD_LIMIT):
-                    self.refuse(431, "The request line and headers are longer than 32 KiB.\n")
+                    self.refuse(*TOO_LONG)
                     self.send_400_response("")
 
         def on_message_begin(self) -> None:
@@ -483,13 +495,12 @@ if httptools is not None:
         def on_headers_complete(self) -> None:
             self.in_head, self._unfinished = False, 0
             version = self.parser.get_http_version()
-            fault = _fault(self.headers, version == "1.1")
-            if fault:
+            if fault := _fault(self.headers, version):
                 self.refuse(400, fault)
                 raise h11.RemoteProtocolError(fault)
             if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEAD_LIMIT:
-                self.refuse(431, "The request line and headers are longer than 32 KiB.\n")
-                raise h11.RemoteProtocolError("head too long")
+                self.refuse(*TOO_LONG)
+                raise h11.RemoteProtocolError(TOO_LONG[1])
             if version == "1.1" and self.parser.get_method() == b"GET" and self.parser.should_keep_alive():
                 names = {name for name, _ in self.headers}
                 if _plain(names, ()):
@@ -574,21 +585,23 @@ def _plain(names: set[bytes], headers: Iterable[Header]) -> bool:
     return not any(name == b"connection" and b"close" in value.lower() for name, value in headers)
 
 
-def _fault(headers: list[Header], is_1_1: bool) -> str | None:
+def _fault(headers: list[Header], version: str) -> str | None:
     """Why a request with these headers is refused: framing that two parties could read differently (RFC 9112 §3.2, §6.3)."""
+    if version not in ("1.0", "1.1"):
+        return "Bad request: HTTP/1.0 and HTTP/1.1 are spoken here.\n"
     hosts = lengths = codings = 0
-    for name, _ in headers:
+    for name, value in headers:
         if name == b"host":
             hosts += 1
         elif name == b"content-length":
             lengths += 1
         elif name == b"transfer-encoding":
-            codings += 1
-    if hosts > 1 or (is_1_1 and not hosts):
+            codings += 1 if value.strip().lower() == b"chunked" else 2
+    if hosts > 1 or (version == "1.1" and not hosts):
         return "Bad request: HTTP/1.1 wants exactly one Host header.\n"
     if codings > 1 or (lengths and codings):
-        return "Bad request: Content-Length together with Transfer-Encoding, or one of them twice.\n"
-    if codings and not is_1_1:
+        return "Bad request: Content-Length beside Transfer-Encoding, one of them twice, or a coding other than chunked.\n"
+    if codings and version == "1.0":
         return "Bad request: HTTP/1.0 knows no Transfer-Encoding.\n"
     return None
 

@@ -1,0 +1,184 @@
+"""A whole HTTP service on 127.0.0.1 for tests, and a raw client that sees every byte."""
+
+import asyncio
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface
+from pathlib import Path
+from typing import Any
+
+from pixieboot.config import HttpSettings, Settings, TftpSettings
+from pixieboot.journal import Journal
+from pixieboot.leases import Leases
+from pixieboot.model import Event, Network
+from pixieboot.registry import Registry
+from pixieboot.registry.sqlite import StateStore
+from pixieboot.serve import zerocopy
+from pixieboot.serve.context import Context
+from pixieboot.serve.httpd import HttpService
+from pixieboot.serve.links import IFF_BROADCAST, IFF_UP, Link, Sites
+
+ETH7 = Link(7, "eth7", b"\2\0\0\0\0\7", 1500, IFF_UP | IFF_BROADCAST, 1, (IPv4Interface("192.0.2.1/24"),))
+
+
+@dataclass
+class Host:
+    """The service and what it works with.  call runs a function on its loop."""
+
+    context: Context
+    service: HttpService
+    events: list[Event] = field(default_factory=list)
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+
+    @property
+    def port(self) -> int:
+        return self.service.port
+
+    def connect(self) -> "Wire":
+        return Wire(socket.create_connection(("127.0.0.1", self.port), timeout=10))
+
+    def ask(self, request: str | bytes) -> "Response":
+        """One request on a connection of its own.  Lines may end in a bare newline; the blank line may be missing."""
+        with self.connect() as wire:
+            wire.send(request)
+            return wire.response(head="HEAD" in str(request)[:6])
+
+    def get(self, target: str, **headers: str) -> "Response":
+        lines = [f"GET {target} HTTP/1.1", "Host: x", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
+        return self.ask("\n".join(lines))
+
+    def heard(self, count: int) -> list[Event]:
+        """The first events, once there are so many: files are told of after their last byte."""
+        deadline = time.monotonic() + 5
+        while len(self.events) < count and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return self.events
+
+    def call(self, work: Callable[[], Any]) -> Any:
+        async def on_loop() -> Any:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(on_loop(), self.loop).result(10)
+
+
+@dataclass(frozen=True)
+class Response:
+    status: int
+    raw_head: bytes
+    names: tuple[str, ...]
+    headers: Mapping[str, str]
+    body: bytes
+
+    def __getitem__(self, name: str) -> str:
+        return self.headers[name]
+
+
+class Wire:
+    """One TCP connection, by hand."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket, self.rest = sock, b""
+
+    def __enter__(self) -> "Wire":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, request: str | bytes) -> None:
+        if isinstance(request, str):
+            request = request.replace("\r\n", "\n").rstrip("\n").replace("\n", "\r\n").encode() + b"\r\n\r\n"
+        self.socket.sendall(request)
+
+    def response(self, head: bool = False) -> Response:
+        """The next response.  head: it answers a HEAD request."""
+        while b"\r\n\r\n" not in self.rest:
+            self.rest += self._piece()
+        raw, _, self.rest = self.rest.partition(b"\r\n\r\n")
+        lines = raw.decode().split("\r\n")
+        fields = [tuple(line.split(": ", 1)) for line in lines[1:]]
+        headers = {name.lower(): value for name, value in fields}
+        status = int(lines[0].split()[1])
+        length = 0 if head or status == 304 else int(headers["content-length"])
+        whole = bytearray(self.rest)
+        while len(whole) < length:
+            whole += self._piece()
+        body, self.rest = bytes(whole[:length]), bytes(whole[length:])
+        return Response(status, raw, tuple(name for name, _ in fields), headers, body)
+
+    def closed(self, within: float = 5) -> bool:
+        """Does the other side close now, without another byte?"""
+        self.socket.settimeout(within)
+        try:
+            return self.rest == b"" and self.socket.recv(1) == b""
+        except ConnectionResetError:
+            return True
+        except TimeoutError:
+            return False
+
+    def _piece(self) -> bytes:
+        piece = self.socket.recv(1 << 20)
+        if not piece:
+            raise EOFError(f"closed after {self.rest[-200:]!r}")
+        return piece
+
+
+@contextmanager
+def serving(
+    directory: Path, protocol: type[asyncio.Protocol] | None = None, registry: Mapping[str, str] | None = None, **settings: Any
+) -> Iterator[Host]:
+    """An HTTP service with this registry (file name -> text), assets and tftp below directory.  protocol None: its choice."""
+    for name in ("assets", "tftp", "registry/templates"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    for name, text in (registry or {}).items():
+        (directory / "registry" / name).write_text(text)
+    described = Registry(str(directory / "registry"))
+    described.load()
+    wanted = Settings(
+        networks=(Network(interface="eth7"),),
+        http=HttpSettings(port=0, base_url="http://192.0.2.1:8080"),
+        tftp=TftpSettings(root=directory / "tftp"),
+        assets=directory / "assets",
+        **settings,
+    )
+    store = StateStore.open(directory / "state.db")
+    journal = Journal(io.StringIO())
+    sites = Sites(wanted, wanted.loaders, lambda: [ETH7])
+    context = Context(wanted, described, store, Leases(()), journal, sites)
+    host = Host(context, HttpService(context))
+    journal.listen(host.events.append)
+    host.service.bind()
+    ready = threading.Event()
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(host.service.run())
+            while not host.service.ready:
+                await asyncio.sleep(0.005)
+                if running.done():
+                    break
+            ready.set()
+
+    chosen = zerocopy.chosen
+
+    async def given() -> type[asyncio.Protocol]:
+        return protocol or await chosen()
+
+    zerocopy.chosen = given
+    thread = threading.Thread(target=host.loop.run_until_complete, args=(run(),))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield host
+    finally:
+        if thread.is_alive():
+            asyncio.run_coroutine_threadsafe(host.service.stop(0.5), host.loop).result(10)
+        thread.join(10)
+        zerocopy.chosen = chosen
+        host.loop.close()
+        store.close()
