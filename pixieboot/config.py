@@ -194,7 +194,7 @@ def _settings(fields: Fields, path: Path | None) -> Settings:
             format=log.choice("format", ("text", "json"), "text"),
         ),
         path=path,
-        unknown_where=fields.where("unknown"),
+        unknown_where=fields.where("unknown") if fields.has("unknown") else "",
     )
 
 

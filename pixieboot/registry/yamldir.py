@@ -47,14 +47,33 @@ _UUID_TAIL = 19  # from here on a UUID reads the same in both byte orders
 _MANY = 64 << 10  # characters from which on the entries of a file are remembered one by one
 
 
+@dataclass(frozen=True, slots=True)
+class _Found(Generic[T]):
+    """An entry of a file, and where in the file each of its keys is: lines hold as long as the entry begins at line."""
+
+    one: T
+    file: str
+    line: int
+    lines: Mapping[str, int]
+
+    def where(self, key: str) -> str:
+        """FILE:LINE of a key, or of the entry."""
+        here = int(self.one.where.rpartition(":")[2])
+        return f"{self.file}:{self.lines.get(key, self.line) + here - self.line}"
+
+    def moved(self, where: str) -> "_Found[T]":
+        """The same entry on other lines."""
+        return self if where == self.one.where else replace(self, one=replace(self.one, where=where))
+
+
 @dataclass(slots=True)
 class _Entries(Generic[T]):
     """What one file says, kept until it changes."""
 
     signature: Stamp
-    found: list[T]
+    found: list[_Found[T]]
     faults: list[OperatorError]
-    entries: dict[str, T] = field(default_factory=dict)  # of a large file: text of an entry -> what it says
+    entries: dict[str, _Found[T]] = field(default_factory=dict)  # of a large file: text of an entry -> what it says
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +110,7 @@ class YamlDirectory:
         _Checks(self._root, machines, groups, profiles, templates, faults).run()
         if faults:
             raise Faults(sorted(faults, key=_place))
-        return Inventory.build(machines, groups, profiles, templates, version)
+        return Inventory.build(_ones(machines), _ones(groups), _ones(profiles), templates, version)
 
     # Files.
 
@@ -118,11 +137,11 @@ class YamlDirectory:
             yield from _walk(os.path.join(root, kind.plural), faults, deep=False)
         yield from _walk(os.path.join(root, "templates"), faults, deep=True)
 
-    def _entries(self, kind: _Kind[T], files: Mapping[str, Stamp], faults: list[OperatorError]) -> list[T]:
+    def _entries(self, kind: _Kind[T], files: Mapping[str, Stamp], faults: list[OperatorError]) -> list[_Found[T]]:
         """Everything of one kind, from NAMES.yaml and NAMES/NAME.yaml."""
         many, misnamed = str(self._root / f"{kind.plural}.yaml"), str(self._root / f"{kind.plural}.yml")
         directory = str(self._root / kind.plural) + os.sep
-        found: list[T] = []
+        found: list[_Found[T]] = []
         for path, signature in files.items():
             if path != many and not path.startswith(directory):
                 if path == misnamed:
@@ -157,7 +176,7 @@ class YamlDirectory:
                 entries.entries = _cut(text, entries.found)
         return entries
 
-    def _whole(self, kind: _Kind[T], text: str, path: str, first_line: int) -> tuple[list[T], list[OperatorError]]:
+    def _whole(self, kind: _Kind[T], text: str, path: str, first_line: int) -> tuple[list[_Found[T]], list[OperatorError]]:
         """All entries of a file NAMES.yaml, or of a part of one."""
         faults: list[OperatorError] = []
         node = parse(text, path, faults, first_line)
@@ -185,28 +204,30 @@ class YamlDirectory:
         names: set[str] = set()
         for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
             part = text[start:end]
-            one = known.entries.get(part)
-            if one is None:
+            entry = known.entries.get(part)
+            if entry is None:
                 found, faults = self._whole(kind, part, path, line)
                 if faults or len(found) != 1:
                     return False
-                one = found[0]
-            elif (where := f"{path}:{line}") != one.where:
-                one = replace(one, where=where)
-            if one.name in names:
+                entry = found[0]
+            entry = entry.moved(f"{path}:{line}")
+            if entry.one.name in names:
                 return False
-            names.add(one.name)
-            entries.entries[part] = one
-            entries.found.append(one)
+            names.add(entry.one.name)
+            entries.entries[part] = entry
+            entries.found.append(entry)
             line += part.count("\n")
         return True
 
     @staticmethod
-    def _one(kind: _Kind[T], name: str, node: Node, path: str, faults: list[OperatorError]) -> T:
+    def _one(kind: _Kind[T], name: str, node: Node, path: str, faults: list[OperatorError]) -> _Found[T]:
         if not is_name(name):
             what = f"{name!r} cannot be the name of a {kind.title}"
             faults.append(OperatorError(f"{path}:{node.line}", what, "Use letters, digits, dots, dashes and underscores."))
-        return kind.read(name, node, path, faults)
+        lines = node.lines or {}
+        if isinstance(node.value, dict) and (files := node.value.get("files")):
+            lines = lines | {f"files.{key}": line for key, line in (files.lines or {}).items()}
+        return _Found(kind.read(name, node, path, faults), path, node.line, lines)
 
     def _load_templates(self, files: Mapping[str, Stamp], faults: list[OperatorError]) -> Mapping[str, str]:
         """Every template by its name below templates/; the same object as long as nothing changed, so that they stay compiled."""
@@ -263,10 +284,14 @@ def _unreadable(path: str, error: OSError) -> OperatorError:
     return OperatorError(path, f"it cannot be read ({error.strerror})", mend)
 
 
-def _cut(text: str, found: Iterable[T]) -> dict[str, T]:
+def _ones(found: Iterable[_Found[T]]) -> list[T]:
+    return [entry.one for entry in found]
+
+
+def _cut(text: str, found: Iterable[_Found[T]]) -> dict[str, _Found[T]]:
     """The text of each entry: from its line to the line of the next one."""
     lines = text.splitlines(keepends=True)
-    entries: list[tuple[int, T]] = [(int(one.where.rpartition(":")[2]) - 1, one) for one in found]
+    entries: list[tuple[int, _Found[T]]] = [(entry.line - 1, entry) for entry in found]
     ends = [*(line for line, _ in entries[1:]), len(lines)]
     return {"".join(lines[line:end]): one for (line, one), end in zip(entries, ends, strict=True)}
 
@@ -473,31 +498,43 @@ class _Checks:
     def __init__(
         self,
         root: Path,
-        machines: list[Machine],
-        groups: list[Group],
-        profiles: list[Profile],
+        machines: list[_Found[Machine]],
+        groups: list[_Found[Group]],
+        profiles: list[_Found[Profile]],
         templates: Mapping[str, str],
         faults: list[OperatorError],
     ) -> None:
         self._root, self._faults = root, faults
         self._machines, self._groups, self._profiles, self._templates = machines, groups, profiles, templates
-        self._names = {profile.name for profile in profiles} | {MENU.name, LOCAL.name}
 
     def run(self) -> None:
-        self._once("machine", ((machine.name, machine) for machine in self._machines), "name")
-        self._once("group", ((group.name, group) for group in self._groups), "name")
-        self._once("profile", ((profile.name, profile) for profile in self._profiles), "name")
-        entries: list[Machine | Group] = [*self._machines, *self._groups]
-        for entry in entries:
-            if entry.profile is not None and entry.profile not in self._names:
-                mend = f"Profiles live in {self._root}/profiles.yaml and {self._root}/profiles/."
-                near = nearest(entry.profile, self._names)
-                self._fault(entry, f"profile {entry.profile!r} does not exist", f"{near} {mend}".strip())
+        self._once("machine", ((entry.one.name, entry) for entry in self._machines), "name")
+        self._once("group", ((entry.one.name, entry) for entry in self._groups), "name")
+        self._once("profile", ((entry.one.name, entry) for entry in self._profiles), "name")
+        profiles = {entry.one.name for entry in self._profiles} | {MENU.name, LOCAL.name}
+        self._profiles_exist(self._machines, profiles)
+        self._profiles_exist(self._groups, profiles)
         self._identities()
-        for profile in self._profiles:
-            for key, name in (("script", profile.script), *profile.documents.items()):
-                if name is not None and name not in self._templates:
-                    self._no_template(profile.where, f"{key} of profile {profile.name} names the template {name!r}, which", name)
+        for entry in self._profiles:
+            self._templates_exist(entry)
+        self._includes_exist()
+
+    def _profiles_exist(self, entries: Iterable[_Found[Machine]] | Iterable[_Found[Group]], profiles: set[str]) -> None:
+        for entry in entries:
+            name = entry.one.profile
+            if name is not None and name not in profiles:
+                mend = f"Profiles live in {self._root}/profiles.yaml and {self._root}/profiles/."
+                self._fault(entry.where("profile"), f"profile {name!r} does not exist", f"{nearest(name, profiles)} {mend}".strip())
+
+    def _templates_exist(self, entry: _Found[Profile]) -> None:
+        profile = entry.one
+        named = [("script", profile.script)] if profile.script is not None else []
+        for key, name in (*named, *profile.documents.items()):
+            if name not in self._templates:
+                where = entry.where(f"files.{key}" if f"files.{key}" in entry.lines else key)
+                self._no_template(where, f"{key} of profile {profile.name} names the template {name!r}, which", str(name))
+
+    def _includes_exist(self) -> None:
         built_in = set(render.built_in_names())
         for name, text in self._templates.items():
             if render.syntax_fault(text) is None:
@@ -505,32 +542,33 @@ class _Checks:
                     if other not in self._templates and other not in built_in:
                         self._no_template(f"{self._root}/templates/{name}:{line}", f"the template {other!r}", other)
 
-    def _fault(self, entry: Machine | Group | Profile, what: str, mend: str) -> None:
-        self._faults.append(OperatorError(entry.where, what, mend))
-
     def _no_template(self, where: str, what: str, name: str) -> None:
         near = nearest(name, self._templates)
-        self._faults.append(
-            OperatorError(where, f"{what} does not exist", f"{near} Templates live in {self._root}/templates.".strip())
-        )
+        self._fault(where, f"{what} does not exist", f"{near} Templates live in {self._root}/templates.".strip())
+
+    def _fault(self, where: str, what: str, mend: str) -> None:
+        self._faults.append(OperatorError(where, what, mend))
 
     def _identities(self) -> None:
         machines = self._machines
-        self._once("machine", ((mac, machine) for machine in machines for mac in machine.macs), "MAC address")
-        tails = Counter(machine.uuid[_UUID_TAIL:] for machine in machines if machine.uuid)
-        uuids = [(m.uuid, m) for m in machines if m.uuid and tails[m.uuid[_UUID_TAIL:]] > 1]
-        self._once("machine", ((min(uuid, swap_uuid(uuid)), machine) for uuid, machine in uuids), "UUID (in either byte order)")
-        self._once("machine", ((machine.serial.lower(), machine) for machine in machines if machine.serial), "serial number")
-        self._once("machine", ((machine.address, machine) for machine in machines if machine.address), "address")
+        self._once("machine", ((mac, entry) for entry in machines for mac in entry.one.macs), "MAC address", "macs", "mac")
+        tails = Counter(entry.one.uuid[_UUID_TAIL:] for entry in machines if entry.one.uuid)
+        uuids = [(uuid, entry) for entry in machines if (uuid := entry.one.uuid) and tails[uuid[_UUID_TAIL:]] > 1]
+        self._once("machine", ((min(uuid, swap_uuid(uuid)), entry) for uuid, entry in uuids), "UUID (in either byte order)", "uuid")
+        serials = ((entry.one.serial.lower(), entry) for entry in machines if entry.one.serial)
+        self._once("machine", serials, "serial number", "serial")
+        self._once("machine", ((entry.one.address, entry) for entry in machines if entry.one.address), "address", "address")
 
-    def _once(self, kind: str, claims: Iterable[tuple[str, Machine | Group | Profile]], what: str) -> None:
+    def _once(self, kind: str, claims: Iterable[tuple[str, _Found[Any]]], what: str, *keys: str) -> None:
         """No two may claim the same: both places are told."""
-        first: dict[str, Machine | Group | Profile] = {}
+        first: dict[str, _Found[Any]] = {}
         for claim, entry in claims:
             other = first.setdefault(claim, entry)
-            if other is not entry:
-                if what == "name":
-                    self._fault(entry, f"there is a {kind} {claim} already at {other.where}", "Rename one of the two.")
-                else:
-                    sentence = f"{kind} {entry.name} has the {what} {claim} of {kind} {other.name} ({other.where})"
-                    self._fault(entry, sentence, "Correct one of the two.")
+            if other is entry:
+                continue
+            here, there = (one.where(next((key for key in keys if key in one.lines), "")) for one in (entry, other))
+            if what == "name":
+                self._fault(here, f"there is a {kind} {claim} already at {there}", "Rename one of the two.")
+            else:
+                sentence = f"{kind} {entry.one.name} has the {what} {claim} of {kind} {other.one.name} ({there})"
+                self._fault(here, sentence, "Correct one of the two.")
