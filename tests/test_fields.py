@@ -35,7 +35,7 @@ def test_listed() -> None:
     assert (listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])) == ("a", "a or b", "a, b or c")
 
 
-ARCHES = {
+ARCHES: dict[str, Arch | None] = {
     "x64-efi": Arch.X64_EFI,
     "7": Arch.X64_EFI,
     "9": Arch.X64_EFI,
@@ -51,22 +51,12 @@ def test_arch_of(text: str, arch: Arch | None) -> None:
     assert arch_of(text) is arch
 
 
-NAMES = {
-    "web1": True,
-    "web-1.lab_2": True,
-    "1": True,
-    "": False,
-    "-a": False,
-    "a b": False,
-    "a/b": False,
-    "ä": False,
-    "a" * 129: False,
-}
+GOOD_NAMES, BAD_NAMES = ("web1", "web-1.lab_2", "1"), ("", "-a", "a b", "a/b", "ä", "a" * 129)
 
 
-@pytest.mark.parametrize("text, good", NAMES.items())
-def test_is_name(text: str, good: bool) -> None:
-    assert is_name(text) is good
+@pytest.mark.parametrize("text", [*GOOD_NAMES, *BAD_NAMES])
+def test_is_name(text: str) -> None:
+    assert is_name(text) is (text in GOOD_NAMES)
 
 
 LOADERS: dict[str, tuple[str, Any, int]] = {  # what is written, what it means, faults
