@@ -14,9 +14,8 @@ Blocks are counted from 1 without end; the wire carries the low 16 bits (65535 i
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from struct import Struct
 
-from pixieboot.wire.tftp import NO_OPTIONS, Ack, Code, Error, OptionAck, Packet, ReadRequest, encode
+from pixieboot.wire.tftp import NO_OPTIONS, Ack, Code, Error, OptionAck, Packet, ReadRequest, acknowledgement, encode
 
 BLKSIZE = 512  # without the option (RFC 1350)
 SMALLEST_BLKSIZE, LARGEST_BLKSIZE = 8, 65464  # RFC 2348
@@ -25,9 +24,6 @@ SENDS = 5  # of the same thing to a peer that says nothing
 STALLED_SENDS = 40  # of the same thing to a peer that talks, but does not get on
 WAIT, LONGEST_WAIT = 1.0, 8.0  # seconds before the first repetition; before any
 HURRY = 0.05  # seconds from the third ACK of the same block, in a transfer with windows, to the repetition
-
-_ACK = Struct("!I").pack
-_ACK_OPCODE = 4 << 16
 
 Span = tuple[int, int]
 """Blocks to send: the first and the last of them."""
@@ -100,8 +96,8 @@ class ReadTransfer:
     """One read request being answered.
 
     The shell calls `start` once, `receive` for what comes, `expire` when `deadline` has passed, and sends what each of them
-    answers.  When `result` is set, the transfer is over.  `advance` is a short way: for a datagram equal to `awaited`, it does all
-    that `receive` would do.
+    answers.  When `result` is set, the transfer is over.  As long as every datagram equals `awaited` and another whole window
+    follows, the shell may send that by itself, and say with `resume` how far it came before it calls anything else.
     """
 
     __slots__ = (
@@ -163,25 +159,24 @@ class ReadTransfer:
                 self._heard_again(now)
             return None
         self.proven = True
-        self.sent = acked + ahead  # what was sent after it was lost, or is as good as lost: the window starts anew behind it
-        return self.advance(now)
-
-    def advance(self, now: float) -> Span | None:
-        """The datagram `awaited` has come: everything under way is acknowledged."""
-        acked, last = self.sent, self._last
-        self.acked = acked
-        self._unanswered = self._stalled = 1
-        self._repeats = 0
-        if acked == last:
+        self.acked = acked = acked + ahead
+        if acked == self._last:
             self.result = Result("sent")
             return None
-        final = acked + self._window
-        if final > last:
-            final = last
-        self.sent = final
-        self.awaited = _ACK(_ACK_OPCODE | final & 0xFFFF)
+        self.sent = final = min(acked + self._window, self._last)
+        self.awaited = acknowledgement(final)
         self.deadline = now + self._wait
+        self._unanswered = self._stalled = 1
+        self._repeats = 0
         return acked + 1, final
+
+    def resume(self, sent: int, now: float) -> None:
+        """The shell went ahead: window after window was acknowledged, the last one sent ends with block sent, at that time."""
+        self.sent, self.acked = sent, sent - self._window
+        self.awaited = acknowledgement(sent)
+        self.deadline = now + self._wait
+        self._unanswered = self._stalled = 1
+        self._repeats = 0
 
     def expire(self, now: float) -> Send:
         """The deadline has passed: the same again, or the end."""
@@ -189,6 +184,10 @@ class ReadTransfer:
             self.lose(f"no answer to {self._what()}, sent {self._stalled} times")
             return None
         return self._repeat(now, min(self._wait * 2**self._unanswered, max(self._wait, LONGEST_WAIT)))
+
+    def sent_late(self, now: float) -> None:
+        """What was asked for last leaves only now: the disk was slow, not the peer."""
+        self.deadline = now + self._wait
 
     def lose(self, why: str) -> None:
         """The peer is not there any more."""

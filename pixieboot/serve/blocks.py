@@ -27,9 +27,11 @@ Done = Callable[["Chunk | OSError"], None]
 class Content:
     """What a transfer sends: an open file, or octets that were rendered.  Closed when its last user releases it."""
 
-    __slots__ = ("_file", "identity", "octets", "size", "users")
+    __slots__ = ("_file", "_on_close", "identity", "octets", "size", "users")
 
-    def __init__(self, source: File | bytes) -> None:
+    def __init__(self, source: File | bytes, on_close: Callable[[object], object] = lambda identity: None) -> None:
+        """on_close is called with the identity."""
+        self._on_close = on_close
         self.octets = source if isinstance(source, bytes) else None
         self._file = None if isinstance(source, bytes) else source
         self.size = len(source) if isinstance(source, bytes) else source.size
@@ -44,6 +46,7 @@ class Content:
     def release(self) -> None:
         self.users -= 1
         if not self.users and self._file:
+            self._on_close(self.identity)
             self._file.close()
 
 

@@ -14,6 +14,16 @@ from typing import Any
 
 MOST_EVENTS = 128  # taken from the kernel at once
 
+
+class Clock:
+    """now: when the events that direct readers are being called for were noticed (loop.time())."""
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+
 DirectReader = Callable[[], object]
 """Called when its socket is readable.  A true answer: it may have left callbacks or timers for the loop."""
 
@@ -25,6 +35,7 @@ class DirectLoop(asyncio.SelectorEventLoop):
         self._waiter = DirectSelector()
         super().__init__(self._waiter)
         self._waiter.on_error = self.call_exception_handler
+        self.clock = self._waiter.clock
 
     def add_direct_reader(self, fd: int, reader: DirectReader) -> None:
         """Call reader whenever fd can be read."""
@@ -41,6 +52,7 @@ class DirectSelector(selectors.EpollSelector):
     def __init__(self) -> None:
         super().__init__()
         self.on_error: Callable[[dict[str, Any]], object] = lambda context: None
+        self.clock = Clock()
         self._epoll = select.epoll.fromfd(os.dup(self.fileno()))
         self._direct: dict[int, DirectReader] = {}
         self._ordinary: dict[int, selectors.SelectorKey] = {}
@@ -74,7 +86,7 @@ class DirectSelector(selectors.EpollSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """As selectors.EpollSelector.select; an early [] when a direct reader has left something for the loop to do."""
-        poll, direct, ordinary = self._epoll.poll, self._direct, self._ordinary
+        poll, direct, ordinary, clock = self._epoll.poll, self._direct, self._ordinary, self.clock
         wait = timeout if timeout is None or timeout > 0 else 0
         end = time.monotonic() + wait if wait else 0.0
         while True:
@@ -82,6 +94,7 @@ class DirectSelector(selectors.EpollSelector):
                 events = poll(wait, MOST_EVENTS)
             except InterruptedError:
                 return []
+            clock.now = time.monotonic()
             ready: list[tuple[selectors.SelectorKey, int]] = []
             leave: object = wait == 0 or not events
             for fd, mask in events:
@@ -101,6 +114,6 @@ class DirectSelector(selectors.EpollSelector):
             if ready or leave:
                 return ready
             if wait is not None:
-                wait = end - time.monotonic()
+                wait = end - clock.now
                 if wait <= 0:
                     return []

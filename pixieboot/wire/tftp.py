@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from struct import Struct
 from types import MappingProxyType
 
 from pixieboot.errors import WireError
 
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
+_WORD = Struct("!I").pack
+_ACK = 4 << 16
 LONGEST_MESSAGE = 200  # characters of an error text: some ROMs print it into a fixed buffer
 
 
@@ -97,9 +100,14 @@ def encode(packet: Packet) -> bytes:
         case Ack(block):
             return b"\0\x04" + block.to_bytes(2)
         case Error(code, message):
-            return b"\0\x05" + code.to_bytes(2) + _strings([message[:LONGEST_MESSAGE]])
+            return b"\0\x05" + code.to_bytes(2) + _strings([message.replace("\0", " ")[:LONGEST_MESSAGE]])
         case OptionAck(options):
             return b"\0\x06" + _strings(_flat(options))
+
+
+def acknowledgement(block: int) -> bytes:
+    """The ACK of a block that is counted without end, as a datagram."""
+    return _WORD(_ACK | block & 0xFFFF)
 
 
 def _request(opcode: int, body: bytes) -> ReadRequest | WriteRequest:

@@ -1,0 +1,360 @@
+"""One TFTP transfer on the wire: its socket, its timer, and the packets that its ReadTransfer wants sent."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Protocol
+
+from pixieboot.errors import WireError
+from pixieboot.model import Arrival, Mac
+from pixieboot.serve.blocks import HEADER, Blocks, Chunk, Content
+from pixieboot.serve.loop import Clock, DirectLoop, DirectReader
+from pixieboot.tftp import ReadTransfer, Send
+from pixieboot.wire.tftp import Code, Error, ReadRequest, acknowledgement, decode, encode
+
+LONGEST_PACKET = 400  # of a client in a transfer: ACKs, and errors of which the first sentence is enough
+IP_MTU_DISCOVER, IP_MTU, IP_PMTUDISC_DONT = 10, 14, 0  # linux/in.h
+SOL_UDP, UDP_SEGMENT = 17, 103  # linux/udp.h
+SEGMENTS, SEGMENTS_OCTETS = 64, 65000  # of one send with UDP GSO
+HEADERS = 28  # IPv4 and UDP
+GRACE = 0.01  # seconds: timers that are due a little earlier are not worth a wake-up
+
+LEVELS = {"sent": "info", "probe": "debug"}
+
+log = logging.getLogger(__name__)
+
+
+class Host(Protocol):
+    """What a transfer needs of the service."""
+
+    blocks: Blocks
+    malformed: int
+
+    def send(self, datagram: bytes, peer: tuple[str, int], local: str) -> None: ...
+    def proven(self, transfer: "Transfer") -> None: ...
+    def ended(self, transfer: "Transfer") -> None: ...
+    def record(self, mac: Mac | None, kind: str, detail: dict[str, Any], level: str = "info") -> None: ...
+
+
+class Transfer:
+    """line: its own socket; None: everything goes through the port of requests (single_port)."""
+
+    __slots__ = (
+        "_batch", "_began", "_catch_up", "_chunk", "_go_on", "_host", "_line", "_loop", "_mac", "_machine", "_request",
+        "_send_packets", "_started", "_stride", "_timer", "_trouble", "_wanted", "content", "local", "peer",
+    )  # fmt: skip
+
+    def __init__(
+        self, host: Host, request: ReadRequest, arrival: Arrival, content: Content, mac: Mac | None, machine: ReadTransfer,
+        line: "Line | None",
+    ) -> None:  # fmt: skip
+        self.peer, self.local, self.content = arrival.peer, arrival.address, content
+        self._host, self._request, self._mac, self._machine, self._line = host, request, mac, machine, line
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._stride = machine.terms.blksize + HEADER
+        self._chunk: Chunk | None = None
+        self._wanted: tuple[int, int] | None = None  # blocks that wait for the disk
+        self._started = False
+        self._trouble = ""
+        self._batch = 1  # blocks in one send
+        self._timer: asyncio.TimerHandle | None = None
+        self._catch_up: Callable[[], None] = lambda: None
+        self._go_on: Callable[[Chunk], None] = lambda chunk: None
+        self._send_packets: Callable[[Any], object] = self._send_from_port
+        if line:
+            self._send_packets = line.socket.send
+            if machine.terms.windowsize > 1 and self._stride + HEADERS <= line.mtu and line.segment(self._stride):
+                self._batch = max(1, min(SEGMENTS, SEGMENTS_OCTETS // self._stride))
+
+    @property
+    def stalled(self) -> bool:
+        """It waits for its client, and has repeated itself already."""
+        self._catch_up()
+        return self._machine.stalled
+
+    def start(self) -> None:
+        """Answer the request."""
+        if self._line:
+            if isinstance(self._loop, DirectLoop):
+                self._line.listen(self._loop, self._reader(self._line.socket, self._loop.clock))
+            else:
+                clock = Clock()
+                readable = self._reader(self._line.socket, clock)
+
+                def ordinary() -> None:
+                    clock.now = monotonic()
+                    readable()
+
+                self._line.listen(self._loop, ordinary)
+        self._carry_out(self._machine.start(self._began))
+        self._timer = self._loop.call_at(self._machine.deadline, self._expire)
+
+    def replaced_by(self, request: ReadRequest) -> bool:
+        """The client asks again from the same port: is that a new transfer?  An old duplicate is dealt with here."""
+        self._catch_up()
+        machine = self._machine
+        if request == self._request:
+            if not machine.proven:
+                self._carry_out(machine.again(self._loop.time()))
+                return False
+            if not machine.stalled:
+                return False
+        same = request.filename == self._request.filename
+        machine.lose("the client began again" if same else "the client asked for another file")
+        self._finish()
+        return True
+
+    def heard(self, datagram: bytes) -> None:
+        """A datagram of the client that is no request."""
+        try:
+            packet = decode(datagram)
+        except WireError as error:
+            self._host.malformed += 1
+            log.debug("%s:%d: %s", *self.peer, error)
+            return
+        self._catch_up()
+        self._carry_out(self._machine.receive(packet, self._loop.time()))
+
+    def abort(self, why: str) -> None:
+        """End it from our side; the client is told, if it has ever said anything."""
+        self._catch_up()
+        if self._machine.proven:
+            with suppress(OSError):
+                if self._line and self._batch > 1:
+                    self._line.segment(0)
+                self._send_packets(encode(Error(Code.UNDEFINED, why)))
+        self._machine.lose(why)
+        self._finish()
+
+    def _reader(self, sock: socket.socket, clock: Clock) -> DirectReader:
+        """What to call when the socket has a packet.
+
+        While every ACK is the one that is awaited and the next window lies whole in the chunk, nothing is to be decided: such a
+        packet costs one receive, one comparison and one send.  A closure: its variables are the quickest that Python has.
+        """
+        receive, send, machine = sock.recv, sock.send, self._machine
+        stride, window = self._stride, machine.terms.windowsize
+        step = window * stride
+        awaited, packets, at, end, block, since = b"", memoryview(b""), 0, 0, 0, 0.0
+
+        def readable() -> object:
+            nonlocal at, awaited, block, since
+            try:
+                datagram = receive(LONGEST_PACKET)
+                if datagram == awaited and at < end:
+                    start, at = at, at + step
+                    block += window
+                    awaited = acknowledgement(block)
+                    since = clock.now
+                    send(packets[start:at])
+                    return None
+            except BlockingIOError:  # a wake-up for nothing, or a full send buffer: that window is lost, like on the wire
+                return None
+            except OSError as error:
+                self._broken(error)
+                return True
+            self.heard(datagram)
+            return True
+
+        def catch_up() -> None:
+            nonlocal since
+            if since:
+                machine.resume(block, since)
+                since = 0.0
+
+        def go_on(chunk: Chunk) -> None:
+            nonlocal at, awaited, block, end, packets
+            awaited, packets, block = machine.awaited, chunk.packets, machine.sent
+            at = end = (block + 1 - chunk.first) * stride
+            if window <= self._batch:
+                end += (chunk.last - block) // window * step
+
+        self._catch_up, self._go_on = catch_up, go_on
+        return readable
+
+    def _broken(self, error: OSError) -> None:
+        if isinstance(error, ConnectionRefusedError):
+            self._catch_up()
+            self._machine.lose("the client's port is closed")
+            self._finish()
+        else:
+            self._trouble = error.strerror or str(error)
+
+    def _carry_out(self, send: Send) -> None:
+        machine = self._machine
+        if isinstance(send, bytes):
+            try:
+                self._send_packets(send)
+            except OSError as error:
+                self._trouble = error.strerror or str(error)
+        elif send:
+            if machine.proven and not self._started:
+                self._tell_start()
+            self._send(*send)
+        if machine.result:
+            self._finish()
+
+    def _send(self, first: int, last: int) -> None:
+        """These blocks, in as few system calls as the kernel allows."""
+        stride, block = self._stride, first
+        while block <= last:
+            chunk = self._chunk
+            if chunk is None or not chunk.first <= block <= chunk.last:
+                chunk = self._load(block, last)
+                if chunk is None:
+                    return
+            stop = min(last, chunk.last, block + self._batch - 1)
+            try:
+                self._send_packets(chunk.packets[(block - chunk.first) * stride : (stop - chunk.first + 1) * stride])
+            except OSError as error:
+                if self._batch > 1 and self._line and not isinstance(error, BlockingIOError):
+                    self._batch = 1  # a device or a route that does not take segments
+                    self._line.segment(0)
+                    continue
+                self._trouble = error.strerror or str(error)
+                break  # lost, like on the wire: the timer sends it again
+            block = stop + 1
+        if self._machine.proven and self._chunk:
+            self._go_on(self._chunk)
+
+    def _load(self, first: int, last: int) -> Chunk | None:
+        """The chunk with the first of these blocks; None: they will be sent when the disk has answered."""
+        if self._wanted:
+            self._wanted = first, last
+            return None
+        blocks, blksize, now = self._host.blocks, self._machine.terms.blksize, self._loop.time()
+        self._chunk = None  # before the next is made: what is held counts
+        chunk = blocks.find(self.content, blksize, first, last, now)
+        if chunk is None:
+            self._wanted = first, last
+            blocks.fetch(self.content, blksize, first, last, now, self._loaded)
+        self._chunk = chunk
+        return chunk
+
+    def _loaded(self, outcome: Chunk | OSError) -> None:
+        wanted, self._wanted = self._wanted, None
+        if wanted is None or self._machine.result:
+            return
+        if isinstance(outcome, OSError):
+            self.abort(f"the file cannot be read: {outcome.strerror or outcome}")
+            return
+        self._chunk = outcome
+        self._machine.sent_late(self._loop.time())
+        self._send(*wanted)
+
+    def _expire(self) -> None:
+        self._catch_up()
+        machine, now = self._machine, self._loop.time()
+        if now + GRACE >= machine.deadline and not self._wanted:
+            self._carry_out(machine.expire(now))
+        if not machine.result:
+            self._timer = self._loop.call_at(max(machine.deadline, now + GRACE), self._expire)
+
+    def _tell_start(self) -> None:
+        self._started = True
+        self._host.proven(self)
+        terms = self._machine.terms
+        detail = {"path": self._request.filename, "bytes": self.content.size, "peer": self.peer[0]}
+        detail |= {"blksize": terms.blksize, "windowsize": terms.windowsize}
+        self._host.record(self._mac, "started", detail)
+
+    def _finish(self) -> None:
+        result = self._machine.result
+        assert result
+        if self._timer:
+            self._timer.cancel()
+        if self._line:
+            self._line.close(self._loop)
+        self._wanted = self._chunk = None
+        detail: dict[str, Any] = {"path": self._request.filename, "peer": self.peer[0]}
+        if result.kind == "sent":
+            if not self._started:
+                self._tell_start()
+            detail |= {"bytes": self.content.size, "seconds": round(self._loop.time() - self._began, 3)}
+        if result.why:
+            detail["why"] = result.why + (f"; {self._trouble}" if self._trouble and result.kind == "failed" else "")
+        self._host.ended(self)
+        self._host.record(self._mac, result.kind, detail, LEVELS.get(result.kind, "warning"))
+
+    def _send_from_port(self, packets: Any) -> None:
+        self._host.send(bytes(packets), self.peer, self.local)
+
+
+class Line:
+    """The connected socket of one transfer, and a second one on the same port that tells strangers that they are wrong here."""
+
+    __slots__ = ("_stranger", "mtu", "socket")
+
+    def __init__(self, arrival: Arrival, ports: list[int]) -> None:
+        """ports: to be tried in this order; 0: any that is free.  Raises OSError."""
+        self.socket = _udp()
+        self._stranger = _udp()
+        try:
+            for sock in (self.socket, self._stranger):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _bind(self._stranger, arrival.address, ports)
+            self.socket.bind(self._stranger.getsockname())
+            if ports == [0]:  # nobody else on it, and the next transfer gets another; ports of a range are shared by many clients
+                for sock in (self.socket, self._stranger):
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+            self.socket.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+            self.socket.connect(arrival.peer)
+            self.mtu = self.socket.getsockopt(socket.IPPROTO_IP, IP_MTU)
+        except OSError:
+            self.socket.close()
+            self._stranger.close()
+            raise
+
+    def listen(self, loop: asyncio.AbstractEventLoop, readable: DirectReader) -> None:
+        if isinstance(loop, DirectLoop):
+            loop.add_direct_reader(self.socket.fileno(), readable)
+            loop.add_direct_reader(self._stranger.fileno(), self._strange)
+        else:
+            loop.add_reader(self.socket.fileno(), readable)
+            loop.add_reader(self._stranger.fileno(), self._strange)
+
+    def segment(self, octets: int) -> bool:
+        """Cut each send into datagrams of so many octets; 0: do not.  False where this kernel cannot."""
+        try:
+            self.socket.setsockopt(SOL_UDP, UDP_SEGMENT, octets)
+        except OSError:
+            return False
+        return True
+
+    def close(self, loop: asyncio.AbstractEventLoop) -> None:
+        for sock in (self.socket, self._stranger):
+            if isinstance(loop, DirectLoop):
+                loop.remove_direct_reader(sock.fileno())
+            else:
+                loop.remove_reader(sock.fileno())
+            sock.close()
+
+    def _strange(self) -> None:
+        with suppress(OSError, WireError):
+            datagram, peer = self._stranger.recvfrom(LONGEST_PACKET)
+            if not isinstance(decode(datagram), Error):
+                self._stranger.sendto(encode(Error(Code.UNKNOWN_TID, "this port serves another client")), peer)
+
+
+def path_mtu(arrival: Arrival) -> int:
+    """The MTU on the way to this client."""
+    with _udp() as sock:
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        sock.connect(arrival.peer)
+        return sock.getsockopt(socket.IPPROTO_IP, IP_MTU)
+
+
+def _udp() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+
+def _bind(sock: socket.socket, address: str, ports: list[int]) -> None:
+    for port in ports[:-1]:
+        with suppress(OSError):
+            sock.bind((address, port))
+            return
+    sock.bind((address, ports[-1]))
