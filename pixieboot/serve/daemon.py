@@ -14,11 +14,10 @@ from typing import Any, Protocol
 
 from pixieboot import __version__, config
 from pixieboot.config import Settings
-from pixieboot.content import Rendered
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.journal import Journal
 from pixieboot.leases import Leases
-from pixieboot.model import Arch, Arrival, Event
+from pixieboot.model import Arch, Event
 from pixieboot.registry import Registry
 from pixieboot.registry.sqlite import StateStore
 from pixieboot.serve import privilege
@@ -28,7 +27,6 @@ from pixieboot.serve.dhcpd import DhcpService
 from pixieboot.serve.files import open_boot_file
 from pixieboot.serve.httpd import HttpService
 from pixieboot.serve.links import Sites
-from pixieboot.serve.rendered import text_at
 from pixieboot.serve.tftpd import TftpService
 
 GRACE = 1.5  # seconds that transfers get to finish after SIGTERM: the whole stop takes under 2
@@ -84,7 +82,7 @@ class Daemon:
         self._context, self._path, self._overrides = context, path, overrides
         api = ApiService(context)
         http = HttpService(context, api.rest)
-        self._services: tuple[Service, ...] = (DhcpService(context), TftpService(context, self._configuration), http, api)
+        self._services: tuple[Service, ...] = (DhcpService(context), TftpService(context), http, api)
         self._stopping = asyncio.Event()
         self._reload = asyncio.Event()
 
@@ -92,11 +90,6 @@ class Daemon:
         """Open every socket.  Raises OperatorError that names the port and who holds it."""
         for service in self._services:
             service.bind()
-
-    def _configuration(self, place: Rendered, arrival: Arrival) -> bytes | None:
-        """The GRUB or PXELINUX configuration that a client asks for by TFTP."""
-        site = self._context.sites.for_client(arrival.peer[0], arrival.ifindex)
-        return text_at(place, self._context, site, arrival.peer[0]) if site else None
 
     async def serve(self) -> None:
         """Run until SIGTERM or SIGINT; a service that fails ends all of them."""
