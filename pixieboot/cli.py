@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 it ran and the answer is no, 2 the operator's input is wro
 import sys
 from collections.abc import Callable
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,33 @@ def operator_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+# Commands of other modules, imported when they are called: `serve` shall not wait for tables and probes.
+ELSEWHERE = {
+    "boot": "pixieboot.operator",
+    "events": "pixieboot.operator",
+    "explain": "pixieboot.operator",
+    "leases": "pixieboot.operator",
+    "machines": "pixieboot.operator",
+    "token": "pixieboot.operator",
+    "why": "pixieboot.operator",
+}
+
+
+class Commands(click.Group):
+    """The commands of this module and of ELSEWHERE."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted([*super().list_commands(context), *ELSEWHERE])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in ELSEWHERE:
+            return super().get_command(context, name)
+        command = getattr(import_module(ELSEWHERE[name]), name.replace("-", "_"))
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="pixieboot")
 def main() -> None:
     """Netboot server: DHCP or proxyDHCP, TFTP and HTTP from one machine registry.
@@ -91,7 +118,11 @@ def check(config: Path | None) -> None:
 
 @main.command()
 @click.option(
-    "--firmware", type=click.Choice(["bios", "uefi", "uefi-http"]), default="uefi", show_default=True, help="What it starts with."
+    "--firmware",
+    type=click.Choice(["bios", "uefi", "uefi-http", "uefi-secure", "uefi-secure-http"]),
+    default="uefi",
+    show_default=True,
+    help="What it starts with.",
 )
 @click.option(
     "--mode",

@@ -28,7 +28,7 @@ from typing import IO, Any, Self
 from pixieboot import verdict
 from pixieboot.boots import split
 from pixieboot.errors import OperatorError
-from pixieboot.lab.guest import MARK, make_guest
+from pixieboot.lab.guest import MARK, make_guest, signed_loaders
 from pixieboot.lab.hosts import Host, Network
 from pixieboot.lab.machine import Firmware, Machine, command_line, require_tools
 from pixieboot.model import Event, Mac
@@ -157,13 +157,15 @@ class Lab:
         args = ["console=ttyS0", "panic=5", "pixieboot.done={{ url('done') }}"]
         entry = {"title": "The lab's guest", "kernel": "vmlinuz", "initrd": ["initrd.img"], "args": args}
         # JSON is YAML: what is written here needs no other quoting rules.
+        loader = {"loader": "shimx64.efi"} if self.firmware.secure else {}
+        lab = {"macs": [self.mac], "profile": "lab", "boot": "once", "hostname": "lab", **loader, **machine}
         for name, value in {
             "pixieboot.yaml": self.settings,
-            "registry/machines.yaml": {"lab": {"macs": [self.mac], "profile": "lab", "boot": "once", "hostname": "lab", **machine}},
+            "registry/machines.yaml": {"lab": lab},
             "registry/profiles.yaml": {"lab": {**entry, **profile}},
         }.items():
             (self.directory / name).write_text(json.dumps(value, indent=2) + "\n")
-        for name, source in tftp_files.items():
+        for name, source in ({**signed_loaders(), **tftp_files} if self.firmware.secure else tftp_files).items():
             target = self.directory / "tftproot" / name
             _made(target.parent)
             if isinstance(source, Path):
@@ -299,8 +301,8 @@ class Lab:
             if self.daemon.poll() is not None and self._lines.empty():
                 why = f"the daemon ended with status {self.daemon.returncode}"
                 break
-            if machine.poll() is not None and self._lines.empty():
-                why = "it switched itself off"
+            if (status := machine.poll()) is not None and self._lines.empty():
+                why = f"QEMU ended with status {status}" if status else "it switched itself off"
                 time.sleep(0.2)  # the daemon's last lines
                 while not self._lines.empty():
                     self.listen(0)
@@ -359,6 +361,14 @@ def _events_of(entries: list[Mapping[str, Any]], mac: Mac) -> list[Event]:
         for entry in entries
         if entry.get("mac") == mac
     ]
+
+
+def sweep_files(directory: Path) -> None:
+    """Remove the files of labs that were killed before they could."""
+    for left in directory.glob("pixieboot-lab-*-*"):
+        pid = left.name.split("-")[2]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and left.lstat().st_uid == os.geteuid():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _made(directory: Path) -> Path:

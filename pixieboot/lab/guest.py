@@ -115,6 +115,17 @@ def find_kernel() -> tuple[Path, Path]:
     )
 
 
+def signed_loaders() -> dict[str, Path]:
+    """Debian's shim and GRUB as they lie below tftp.root: name -> file.  Downloaded once."""
+    tree = cache_directory() / "secureboot"
+    if not tree.is_dir():
+        unpack_packages(tree, "shim-signed", "grub-efi-amd64-signed")
+    return {
+        "shimx64.efi": tree / "usr/lib/shim/shimx64.efi.signed",
+        "grubx64.efi": tree / "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed",
+    }
+
+
 def unpack_packages(directory: Path, *packages: str) -> None:
     """Download packages and unpack them below `directory`, which exists only when it is complete.  Nothing is installed."""
     for tool in ("apt-get", "dpkg"):
