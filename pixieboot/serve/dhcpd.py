@@ -37,6 +37,15 @@ REMEMBERED = 4096  # clients whose boot is followed at once
 
 
 @dataclass(slots=True)
+class _Told(Remembered):
+    """What a client was told, ready to be told again."""
+
+    link: int
+    source: str
+    detail: dict[str, Any]
+
+
+@dataclass(slots=True)
 class _Boot:
     """What one client was told, while it boots."""
 
@@ -115,9 +124,9 @@ class DhcpService:
         context, sites, now = self._context, self._context.sites, self._clock()
         inventory = context.registry.current
         facts = (inventory, sites.version, context.store.revision, port, ifindex, peer if port == BOOT_PORT else None)
-        if (known := self._memo.find(datagram)) and known.facts == facts and (here := sites.at(ifindex)):
-            self._send(known.reply, Memo.again(known, datagram), port, ifindex, here.address)
-            self._follow(known.reply, known.client, port, here, now)
+        if (told := self._memo.find(datagram)) and told.facts == facts and isinstance(told, _Told):
+            self._send(told.reply, Memo.again(told, datagram), port, told.link, told.source)
+            self._note(told.reply, told.client, told.detail, now)
             return
         if inventory is not self._inventory:
             self._withhold()
@@ -142,12 +151,11 @@ class DhcpService:
             # A relay, and a client that renews through a router, are reached as the kernel routes.
             link = ifindex if message.giaddr == NO_ADDRESS and site.network.interface else 0
             if answer.lease is not None:
-                self._send_when_kept(answer, answer.lease, encoded, client, port, link, site, now)
+                self._keep(answer.lease, client.mac, partial(self._answer, answer, encoded, client, port, link, site, now))
                 return
-            self._send(answer, encoded, port, link, site.address)
-            self._follow(answer, client, port, site, now)
-            if link and (site.network.mode == "proxy" or port == BOOT_PORT) and site is sites.at(ifindex):
-                self._memo.keep(datagram, Remembered(facts, client, answer, encoded))
+            detail = self._answer(answer, encoded, client, port, link, site, now)
+            if link and (site.network.mode == "proxy" or port == BOOT_PORT):
+                self._memo.keep(datagram, _Told(facts, client, answer, encoded, link, site.address, detail))
         elif isinstance(answer, Noted):
             self._keep(answer.lease, client.mac, None)
             self._record(client.mac, answer.kind, {"address": answer.lease.address, "why": answer.why}, at=now)
@@ -169,16 +177,21 @@ class DhcpService:
 
     # ------------------------------------------------------------------ answers
 
-    def _send_when_kept(
-        self, reply: Reply, lease: Lease, encoded: bytes, client: Client, port: int, link: int, site: Site, now: float
-    ) -> None:
-        def kept() -> None:
-            self._send(reply, encoded, port, link, site.address)
-            self._follow(reply, client, port, site, now)
+    def _answer(self, reply: Reply, encoded: bytes, client: Client, port: int, link: int, site: Site, now: float) -> dict[str, Any]:
+        """Send, note, and see that what was offered is free.  What the journal was told."""
+        self._send(reply, encoded, port, link, site.address)
+        detail = reply.detail(client)
+        if port == SERVER_PORT:
+            if isinstance(reply.step, LoadNBP) and client.loader is Loader.FIRMWARE:
+                self._boot_of(client.mac, now).nbp = reply.step.path.rpartition("/")[2]
+            if reply.kind == "offered" and site.network.mode == "server" and site.network.probe:
+                if reply.probe:
+                    self._conflicts.ask(site, reply.probe)
+                self._conflicts.look_ahead(site)
+        self._note(reply, client, detail, now)
+        return detail
 
-        self._keep(lease, client.mac, kept)
-
-    def _keep(self, lease: Lease, mac: Mac | None, then: Callable[[], None] | None) -> None:
+    def _keep(self, lease: Lease, mac: Mac | None, then: Callable[[], object] | None) -> None:
         """Call `then` once the lease is on disk.  If it cannot be: no answer, the binding is undone, somebody must look."""
 
         def kept(error: StoreError | None) -> None:
@@ -216,19 +229,16 @@ class DhcpService:
 
     # ------------------------------------------------------------------ what follows from an answer
 
-    def _follow(self, reply: Reply, client: Client, port: int, site: Site, now: float) -> None:
-        """Note the answer; see that what was offered is free, and that the client understands how it was told."""
-        self._record(client.mac, reply.kind, reply.detail(client), at=now)
-        if site.network.mode == "server" and site.network.probe and port == SERVER_PORT:
-            if reply.probe:
-                self._conflicts.ask(site, reply.probe)
-            self._conflicts.look_ahead(site)
-        if port == BOOT_PORT:
+    def _note(self, reply: Reply, client: Client, detail: dict[str, Any], now: float) -> None:
+        """Tell the journal, and watch whether the client understands how it was told its boot file."""
+        kind = reply.kind
+        if kind == "pxe acked":
+            self._context.journal.record(Event(now, client.mac, "pxe", "acked", detail))
             self._styles.progressed(client.mac)
-        elif client.loader is Loader.FIRMWARE and isinstance(reply.step, LoadNBP):
-            self._boot_of(client.mac, now).nbp = reply.step.path.rpartition("/")[2]
-            if reply.style and reply.kind == "offered" and (follower := self._styles.asked(client, reply.style, now)):
-                self._change_style(client, reply.style, follower, reply.step.path, site, now)
+            return
+        self._context.journal.record(Event(now, client.mac, "dhcp", kind, detail))
+        if reply.style and kind == "offered" and (follower := self._styles.asked(client, reply.style, now)):
+            self._change_style(client, reply.style, follower, detail, now)
 
     def _boot_of(self, mac: Mac, now: float) -> _Boot:
         boot = self._boots.get(mac)
@@ -238,7 +248,7 @@ class DhcpService:
                 self._boots.popitem(last=False)
         return boot
 
-    def _change_style(self, client: Client, style: str, follower: str, path: str, site: Site, now: float) -> None:
+    def _change_style(self, client: Client, style: str, follower: str, told: dict[str, Any], now: float) -> None:
         """The client keeps asking: it does not understand this style of answer.  Use the next one (field: edk2 #6944, #8149)."""
         context = self._context
         machine = context.registry.current.machine_of(client)
@@ -252,7 +262,7 @@ class DhcpService:
         if boot.tried % len(STYLES):
             self._record(client.mac, "style", {"style": follower, "why": f"{asked}: {follower} is tried next"}, "warning", now)
             return
-        mend = f"let the router send next-server {site.address}, option 66 {site.address} and option 67 {path}"
+        mend = f"let the router itself send option 67 {told.get('nbp', '')}, and our address as next-server and option 66"
         self._record(client.mac, "style", {"style": follower, "why": f"{asked}, nor any other style: {mend}"}, "alarm", now)
 
     def _on_event(self, event: Event) -> None:
@@ -372,5 +382,4 @@ class DhcpService:
     # ------------------------------------------------------------------ the journal
 
     def _record(self, mac: Mac | None, kind: str, detail: dict[str, Any], level: str = "info", at: float | None = None) -> None:
-        service, kind = ("pxe", "acked") if kind == "pxe acked" else ("dhcp", kind)
-        self._context.journal.record(Event(self._clock() if at is None else at, mac, service, kind, detail, level))
+        self._context.journal.record(Event(self._clock() if at is None else at, mac, "dhcp", kind, detail, level))

@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 
 from pixieboot.errors import OperatorError
 from pixieboot.serve.links import Link
@@ -18,9 +19,10 @@ ETH_IP, ETH_ARP = 0x0800, 0x0806
 SO_ATTACH_FILTER = 26
 BROADCAST_MAC = b"\xff" * 6
 BATCH = 64
+SENDERS = 4  # interfaces that frames are sent by without naming them anew
 _ETHERNET = struct.Struct("!6s6sH")
-_IPV4 = struct.Struct("!BBHHHBBH4s4s")
-_UDP = struct.Struct("!HHHH")
+_HEADERS = struct.Struct("!6s6sH BBHHHBBH4s4s HHHH")  # Ethernet, IPv4, UDP
+_IP_WORDS = 0x4500 + 0x4000 + 0x4011  # version and length, don't fragment, time to live and protocol
 _ARP = struct.Struct("!HHBBH6s4s6s4s")
 
 # Classic BPF: (code, jump if true, jump if false, operand); see linux/filter.h.
@@ -46,43 +48,66 @@ SERVER_ANSWERS = (
 log = logging.getLogger(__name__)
 
 
-def checksum(octets: bytes) -> int:
-    """The Internet checksum (RFC 1071) of octets, whose length must be even; 0 comes out as 0xFFFF, as UDP wants it."""
-    # A sum of 16-bit words in ones' complement is the whole number modulo 65535: one division in C instead of a loop here.
-    return 0xFFFF - int.from_bytes(octets, "big") % 0xFFFF
+@lru_cache(4096)
+def _packed(address: str) -> tuple[bytes, int]:
+    """An address as four octets, and as a number."""
+    octets = socket.inet_aton(address)
+    return octets, int.from_bytes(octets, "big")
 
 
 def udp_frame(to: bytes, own: bytes, source: str, source_port: int, target: str, target_port: int, payload: bytes) -> bytes:
     """An Ethernet frame with one IPv4 UDP datagram, both checksums filled in; `to` and `own` are MACs of six octets."""
-    source_ip, target_ip = socket.inet_aton(source), socket.inet_aton(target)
+    source_octets, source_number = _packed(source)
+    target_octets, target_number = _packed(target)
     length = 8 + len(payload)
-    header = _IPV4.pack(0x45, 0, 20 + length, 0, 0x4000, 64, 17, 0, source_ip, target_ip)
-    header = header[:10] + checksum(header).to_bytes(2, "big") + header[12:]
-    pseudo = source_ip + target_ip + struct.pack("!HH", 17, length)
-    total = checksum(pseudo + _UDP.pack(source_port, target_port, length, 0) + payload + b"\0" * (length & 1))
-    return _ETHERNET.pack(to, own, ETH_IP) + header + _UDP.pack(source_port, target_port, length, total) + payload
+    words = int.from_bytes(payload if length % 2 == 0 else payload + b"\0", "big")
+    addresses = source_number + target_number
+    # RFC 1071: a sum of 16-bit words in ones' complement is the whole number modulo 65535, which C divides at once.  A sum
+    # of 0 becomes 0xFFFF, as UDP wants it and IP allows.
+    ip_sum = 0xFFFF - (_IP_WORDS + 20 + length + addresses) % 0xFFFF
+    udp_sum = 0xFFFF - (17 + 2 * length + source_port + target_port + addresses + words) % 0xFFFF
+    return (
+        _HEADERS.pack(
+            *(to, own, ETH_IP),
+            *(0x45, 0, 20 + length, 0, 0x4000, 64, 17, ip_sum, source_octets, target_octets),
+            *(source_port, target_port, length, udp_sum),
+        )
+        + payload
+    )
 
 
 class Frames:
-    """Sends whole Ethernet frames.  Protocol 0: it never receives any."""
+    """Sends whole Ethernet frames.  Its sockets have protocol 0: they never receive any."""
 
     def __init__(self) -> None:
-        self._socket: socket.socket | None = None
+        self._spare: list[socket.socket] = []
+        self._bound: dict[int, socket.socket] = {}
 
     def bind(self) -> None:
-        self._socket = open_packet_socket(0)
+        """Open the sockets; needs root, but tying them to an interface later does not."""
+        self._spare = [open_packet_socket(0) for _ in range(SENDERS)]
 
     def close(self) -> None:
-        if self._socket:
-            self._socket.close()
-            self._socket = None
+        for sock in (*self._spare, *self._bound.values()):
+            sock.close()
+        self._spare, self._bound = [], {}
 
     def send(self, link: Link, frame: bytes) -> None:
         """Raises OSError: the link is gone or down, or the frame is larger than its MTU."""
-        if self._socket is None:
-            raise OSError("the packet socket is not open")
+        sock = self._bound.get(link.index) or self._tie(link)
         with suppress(BlockingIOError):
-            self._socket.sendto(frame, (link.name, 0))
+            sock.send(frame)
+
+    def _tie(self, link: Link) -> socket.socket:
+        """A socket for this interface: to name it with each frame costs as much again as to send one."""
+        if not self._spare:
+            if not self._bound:
+                raise OSError("the packet sockets are not open")
+            self._spare.append(self._bound.pop(next(iter(self._bound))))
+        sock = self._spare[-1]
+        sock.bind((link.name, 0))
+        self._bound[link.index] = self._spare.pop()
+        return sock
 
 
 class Tap:
