@@ -3,7 +3,7 @@
 Pure: the events are the journal's (Event), `now` is an argument.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -227,6 +227,58 @@ class Facts:
         """Transfers that broke off and were not repeated with success."""
         whole = {path_of(e): e.at for e in events if e.kind == "sent"}
         return [e for e in events if e.kind == "failed" and whole.get(path_of(e), 0.0) < e.at]
+
+
+def tell(event: Event) -> str:
+    """An event in a few words for a timeline: what happened, then why.  Values of clients are in it as they came: escape them."""
+    detail = event.detail
+    named = _FACTS.get((event.service, event.kind))
+    said = named(detail) if named else f"{event.service} {event.kind}"
+    if not named and (path := path_of(event)):
+        said += f" {path}"
+    if (status := detail.get("status")) and status != 200:
+        said += f" ({status})"
+    if why := detail.get("why") or detail.get("error"):
+        said += f": {why}"
+    return said
+
+
+def _amount(detail: Mapping[str, Any]) -> str:
+    took = f" in {float(detail['seconds']):.1f} s" if detail.get("seconds") is not None else ""
+    return f", {size(detail['bytes'])}{took}" if detail.get("bytes") is not None else ""
+
+
+def _offer(detail: Mapping[str, Any]) -> str:
+    what = f" {detail.get('nbp') or detail.get('url')}" if detail.get("nbp") or detail.get("url") else ""
+    address = f" {detail['address']}" if detail.get("address") else ""
+    return f"offered{address}{what}"
+
+
+_FACTS: Mapping[tuple[str, str], Callable[[Mapping[str, Any]], str]] = {
+    ("dhcp", "offered"): _offer,
+    ("dhcp", "acked"): lambda d: f"leased {d.get('address', 'its address')}",
+    ("dhcp", "naked"): lambda d: "refused the address it asked for",
+    ("dhcp", "declined"): lambda d: f"found {d.get('address', 'its address')} in use",
+    ("dhcp", "released"): lambda d: f"gave back {d.get('address', 'its address')}",
+    ("dhcp", "ignored"): lambda d: "not answered",
+    ("pxe", "acked"): lambda d: f"asked port 4011, told to load {d.get('nbp') or d.get('url') or 'nothing'}",
+    ("pxe", "ignored"): lambda d: "asked port 4011, not answered",
+    ("tftp", "probe"): lambda d: f"asked for the size of {d.get('path')}",
+    ("tftp", "started"): lambda d: f"began to load {d.get('path')} by TFTP ({size(d.get('bytes'))})",
+    ("tftp", "sent"): lambda d: f"loaded {d.get('path')} by TFTP{_amount(d)}",
+    ("tftp", "missing"): lambda d: f"asked for {d.get('path')} by TFTP, which is not there",
+    ("tftp", "failed"): lambda d: f"TFTP of {d.get('path')} broke off",
+    ("tftp", "refused"): lambda d: f"TFTP of {d.get('path', 'a file')} refused",
+    ("http", "script"): lambda d: f"asked for its script: {d.get('profile') or 'no profile'}",
+    ("http", "started"): lambda d: f"began to load {d.get('path')} ({size(d.get('bytes'))})",
+    ("http", "sent"): lambda d: f"loaded {d.get('path')}{_amount(d)}",
+    ("http", "document"): lambda d: f"read {d.get('path')}{_amount(d)}",
+    ("http", "missing"): lambda d: f"asked for {d.get('path')}, which is not there",
+    ("http", "refused"): lambda d: f"asked for {d.get('path')}, refused",
+    ("http", "failed"): lambda d: f"{d.get('path')} broke off",
+    ("http", "done"): lambda d: "reported done",
+    ("api", "ordered"): lambda d: f"ordered by an operator: {d.get('boot') or 'as before'} {d.get('profile') or ''}".rstrip(),
+}
 
 
 def path_of(event: Event) -> str:

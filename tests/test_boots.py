@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pixieboot.boots import Boot, duration, progress, size, split, stage
+from pixieboot.boots import _FACTS, Boot, duration, progress, size, split, stage, tell
 from pixieboot.model import Event, Mac
 
 MAC = Mac("52:54:00:12:34:56")
@@ -98,3 +98,29 @@ def test_progress_names_what_is_being_loaded() -> None:
 def test_words_for_numbers() -> None:
     assert [duration(s) for s in (-1, 1.4, 119, 300, 7300)] == ["0 s", "1 s", "119 s", "5 min 0 s", "2 h 1 min"]
     assert [size(n) for n in (None, 12, 2048, 5 << 20, 3 << 30)] == ["0 bytes", "12 bytes", "2.0 KiB", "5.0 MiB", "3.0 GiB"]
+
+
+TOLD = {
+    "offered 10.0.0.9 m/ipxe.efi: x64": event(0, "dhcp offered", nbp="m/ipxe.efi", address="10.0.0.9", why="x64"),
+    "offered http://10.0.0.1/boot.ipxe": event(0, "dhcp offered", url="http://10.0.0.1/boot.ipxe"),
+    "offered 10.0.0.9": event(0, "dhcp offered", address="10.0.0.9"),
+    "not answered: unknown": event(0, "dhcp ignored", why="unknown"),
+    "loaded ipxe.efi by TFTP, 2.0 KiB in 0.5 s": event(0, "tftp sent", path="ipxe.efi", bytes=2048, seconds=0.5),
+    "loaded /assets/x, 3 bytes": event(0, "http sent", path="/assets/x", bytes=3),
+    "asked for its script: no profile (404): nobody": event(0, "http script", status=404, why="nobody"),
+    "asked for its script: linux": event(0, "http script", status=200, profile="linux"),
+    "ordered by an operator: once linux": event(0, "api ordered", boot="once", profile="linux"),
+    "ordered by an operator: as before": event(0, "api ordered"),
+    "http moved /old: error": event(0, "http moved", path="/old", error="error"),
+    "serve started": event(0, "serve started"),
+}
+
+
+@pytest.mark.parametrize("text, fact", TOLD.items(), ids=TOLD)
+def test_tell(text: str, fact: Event) -> None:
+    assert tell(fact) == text
+
+
+@pytest.mark.parametrize("service, kind", _FACTS, ids=" ".join)
+def test_every_fact_can_be_told_without_detail(service: str, kind: str) -> None:
+    assert tell(event(0, f"{service} {kind}"))

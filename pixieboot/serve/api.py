@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pixieboot import __version__
-from pixieboot.boots import Boot, split
+from pixieboot.boots import Boot, split, tell
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.explain import explain, pretend
 from pixieboot.model import (
@@ -153,7 +153,7 @@ class Api:
             {
                 **boot_json(boot),
                 "verdict": verdict_json(judge(boot, now, assignment, boots[:number])),
-                "events": [event_json(event) for event in boot.events],
+                "events": [{**event_json(event), "text": tell(event)} for event in boot.events],
             }
             for number, boot in enumerate(boots)
         ][-limit:]

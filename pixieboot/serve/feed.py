@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from pixieboot.journal import Journal
@@ -43,7 +43,7 @@ class Feed:
         found = [entry for entry in self._events if (mac is None or entry[1].mac == mac) and (last is None or entry[0] < last)]
         return [self.as_json(entry) for entry in found[-limit:]]
 
-    async def live(self, after: str) -> AsyncIterator[dict[str, Any] | None]:
+    async def live(self, after: str) -> AsyncGenerator[dict[str, Any] | None]:
         """Every event after that id (empty: from now on), as it happens; None now and then, so that a dead peer is noticed."""
         queue: asyncio.Queue[tuple[int, Event] | None] = asyncio.Queue(BEHIND)
         missed = list(self._after(after))

@@ -1,0 +1,467 @@
+"""The operator's commands: what machines there are, what they boot, why they did not, who holds which address.
+
+All but `machines add|set|remove` and `token` ask the running daemon.  Tables on a terminal, aligned columns in a pipe, --json
+for programs.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from pixieboot.boots import duration
+from pixieboot.cli import config_option, operator_errors, settings_path
+from pixieboot.client import Daemon, Unreachable
+from pixieboot.errors import Faults, OperatorError
+from pixieboot.journal import printable
+from pixieboot.model import Loader
+
+COLOURS = {"ok": "green", "going": "cyan", "failed": "red", "ignored": "yellow"}
+Cell = str | tuple[str, str]
+"""A cell of a table: its text, and the colour of it if it has one."""
+RETRY = 2.0  # seconds until `events -f` looks for a daemon that was started again
+
+LOADERS = ", ".join(loader.value for loader in Loader)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+def reaches_daemon(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Exit with 3 when the daemon cannot be reached, with 2 when it says what the operator got wrong."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except Unreachable as error:
+            click.echo(str(error), err=True)
+            sys.exit(3)
+
+    return operator_errors(wrapped)
+
+
+def complete_machine(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of machines for the shell; none when the daemon cannot be asked."""
+    try:
+        machines = Daemon.find(settings_path(None)).get("/machines", limit=2000)["machines"]
+    except (Unreachable, OperatorError, Faults):
+        return []
+    return [CompletionItem(each["name"]) for each in machines if each["name"].startswith(incomplete)]
+
+
+machine_argument = click.argument("machine", shell_complete=complete_machine)
+
+# --- machines ---
+
+
+@click.group(invoke_without_command=True)
+@config_option
+@json_option
+@click.pass_context
+def machines(context: click.Context, config: Path | None, as_json: bool) -> None:
+    """The machines: described ones, then strangers that were heard.
+
+    Example: pixieboot machines show web1
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(list_machines, config=config, as_json=as_json)
+
+
+@machines.command("list")
+@config_option
+@json_option
+@reaches_daemon
+def list_machines(config: Path | None, as_json: bool) -> None:
+    """All machines, what each boots next and what came of its last boot.
+
+    Example: pixieboot machines list --json
+    """
+    daemon = Daemon.find(settings_path(config))
+    found: list[dict[str, Any]] = []
+    after: str | None = None
+    while True:
+        page = daemon.get("/machines", limit=500, after=after)
+        found += page["machines"]
+        after = page["next"]
+        if after is None:
+            break
+    if as_json:
+        print_json({"machines": found})
+        return
+    rows: list[list[Cell]] = []
+    for each in found:
+        last = each["last_boot"]
+        verdict = last["verdict"] if last else None
+        rows.append(
+            [
+                each["name"],
+                ", ".join(each["macs"]) if each["described"] else "(not described)",
+                each["address"] or "",
+                each["next"]["profile"] or "nothing",
+                each["next"]["boot"],
+                ago(last["end"]) if last else "never",
+                (last["progress"] or last["stage"]) if last else "",
+                (verdict["name"], COLOURS[verdict["outcome"]]) if verdict else "",
+            ]
+        )
+    table(
+        ["machine", "MAC", "address", "boots", "order", "heard", "stage", "verdict"], rows, "no machine is described or was heard"
+    )
+
+
+@machines.command("show")
+@config_option
+@json_option
+@machine_argument
+@reaches_daemon
+def show_machine(machine: str, config: Path | None, as_json: bool) -> None:
+    """Everything that is known of one machine.
+
+    Example: pixieboot machines show 52:54:00:12:34:56
+    """
+    told = Daemon.find(settings_path(config)).get(f"/machines/{machine}")
+    if as_json:
+        print_json(told)
+        return
+    order, last = told["order"], told["last_boot"]
+    description = told["description"] or {"macs": told["macs"]}
+    rows = [
+        ["described in", told["where"] or "nowhere: it was only heard"],
+        *([key, _value(value)] for key, value in description.items() if value not in (None, {}, [])),
+        ["boots next", f"{told['next']['profile'] or 'nothing'} ({told['next']['boot']}): {told['next']['why']}"],
+        ["ordered", ", ".join(f"{key} {_value(value)}" for key, value in order.items() if value is not None) or "nothing"],
+        ["architecture", told["arch"] or "not heard yet"],
+        ["last heard", ago(told["last_seen"]) if told["last_seen"] else "never"],
+        ["last boot", f"{ago(last['start'])}: {last['verdict']['sentence']}" if last else "none"],
+    ]
+    table(["", told["name"]], rows, "")
+
+
+@machines.command("add")
+@config_option
+@click.argument("name")
+@click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE...")
+@operator_errors
+def add_machine(name: str, settings: tuple[str, ...], config: Path | None) -> None:
+    """Describe a machine in a file of its own: REGISTRY/machines/NAME.yaml.
+
+    Example: pixieboot machines add web2 mac=52:54:00:12:34:57 profile=linux vars.role=worker
+    """
+    from pixieboot.adopt import add
+
+    click.echo(add(registry_of(config), name, settings))
+
+
+@machines.command("set")
+@config_option
+@click.argument("name")
+@click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE...")
+@operator_errors
+def set_machine(name: str, settings: tuple[str, ...], config: Path | None) -> None:
+    """Change keys of REGISTRY/machines/NAME.yaml; KEY= takes one out.
+
+    Example: pixieboot machines set web2 profile=flatcar boot=once
+    """
+    from pixieboot.adopt import change
+
+    click.echo(change(registry_of(config), name, settings))
+
+
+@machines.command("remove")
+@config_option
+@click.argument("name")
+@operator_errors
+def remove_machine(name: str, config: Path | None) -> None:
+    """Take REGISTRY/machines/NAME.yaml away.
+
+    Example: pixieboot machines remove web2
+    """
+    from pixieboot.adopt import remove
+
+    click.echo(remove(registry_of(config), name))
+
+
+# --- boots ---
+
+
+@click.command()
+@config_option
+@json_option
+@machine_argument
+@click.argument("profile", required=False)
+@click.option("--once", "order", flag_value="once", help="Until it reports done, then the local disk.")
+@click.option("--always", "order", flag_value="always", help="At every start.")
+@click.option("--local", "order", flag_value="local", help="Its local disk.")
+@reaches_daemon
+def boot(machine: str, profile: str | None, order: str | None, config: Path | None, as_json: bool) -> None:
+    """Order what a machine boots next; without PROFILE and options, say what that is.
+
+    Example: pixieboot boot web1 flatcar --once
+    """
+    daemon = Daemon.find(settings_path(config))
+    if profile is None and order is None:
+        told = daemon.get(f"/machines/{machine}")
+    else:
+        told = daemon.post(f"/machines/{machine}/boot", {"profile": profile, "boot": order})
+    if as_json:
+        print_json({"name": told["name"], "order": told["order"], "next": told["next"]})
+        return
+    following = told["next"]
+    how = {"once": " once, until it reports done", "local": "", "always": " at every start"}[following["boot"]]
+    if following["profile"] == "local":
+        how = ""
+    what = {"local": "its local disk", None: "nothing"}.get(following["profile"], following["profile"])
+    click.echo(printable(f"{told['name']} boots {what}{how} ({following['why']})."))
+
+
+@click.command()
+@config_option
+@json_option
+@machine_argument
+@click.option("-n", "--number", type=click.IntRange(min=1), default=1, help="1: the last boot, 2: the one before it, and so on.")
+@click.option("--all", "all_boots", is_flag=True, help="All boots that are remembered, a line each.")
+@reaches_daemon
+def why(machine: str, number: int, all_boots: bool, config: Path | None, as_json: bool) -> None:
+    """Why did it not boot?  The last boot as a timeline, with a verdict and the next thing to try.
+
+    Exits with 1 when that boot failed.  Example: pixieboot why web1
+    """
+    told = Daemon.find(settings_path(config)).get(f"/machines/{machine}/timeline")
+    boots = told["boots"]
+    if not all_boots and number > max(1, len(boots)):
+        raise OperatorError("-n", f"only {len(boots)} boots of {told['name']} are remembered", "Ask for a smaller number.")
+    chosen = boots[-number] if boots else None
+    verdict = chosen["verdict"] if chosen else told["verdict"]
+    if as_json:
+        print_json(told if all_boots else {"name": told["name"], "boot": chosen, "verdict": verdict})
+    elif all_boots:
+        rows = [_boot_row(each) for each in boots]
+        table(["start", "took", "stage", "verdict", ""], rows, verdict["sentence"])
+    else:
+        if chosen:
+            print_timeline(told["name"], chosen)
+        click.echo(click.style(printable(verdict["sentence"], 1000), fg=COLOURS[verdict["outcome"]], bold=True))
+        if verdict["next_step"]:
+            click.echo(f"Next: {printable(verdict['next_step'], 1000)}")
+    sys.exit(1 if verdict["outcome"] in ("failed", "ignored") and not all_boots else 0)
+
+
+def _boot_row(told: Mapping[str, Any]) -> list[Cell]:
+    verdict = told["verdict"]
+    took = duration(told["end"] - told["start"])
+    return [stamp(told["start"]), took, told["stage"], (verdict["name"], COLOURS[verdict["outcome"]]), verdict["sentence"]]
+
+
+def print_timeline(name: str, told: Mapping[str, Any]) -> None:
+    """The events of a boot, each with its seconds since the first."""
+    click.echo(
+        f"{printable(name)}: boot of {stamp(told['start'])}, {duration(told['end'] - told['start'])}, as far as: {told['stage']}"
+    )
+    for event in told["events"]:
+        line = f"{event['at'] - told['start']:8.1f} s  {event['service']:<5} {printable(event['text'])}"
+        colour = {"warning": "yellow", "alarm": "red", "debug": "bright_black"}.get(event["level"])
+        click.echo(click.style(line, fg=colour) if colour else line)
+
+
+@click.command()
+@config_option
+@json_option
+@machine_argument
+@click.option("--arch", metavar="ARCH", help="Pretend this architecture, such as x64-efi or x86-bios.")
+@click.option(
+    "--loader", metavar="LOADER", help="Pretend this program: firmware, firmware-http, ipxe, grub, pxelinux, raspberry-pi."
+)
+@reaches_daemon
+def explain(machine: str, arch: str | None, loader: str | None, config: Path | None, as_json: bool) -> None:
+    """A dry run: which selectors matched, which template, and what would be answered at every stage.
+
+    Exits with 1 when a stage has a fault.  Example: pixieboot explain web1 --arch x86-bios
+    """
+    told = Daemon.find(settings_path(config)).get("/explain", machine=machine, arch=arch, loader=loader)
+    if as_json:
+        print_json(told)
+    else:
+        print_explanation(told)
+    sys.exit(1 if any(answer["fault"] for answer in told["answers"]) else 0)
+
+
+def print_explanation(told: Mapping[str, Any]) -> None:
+    """An explanation for people."""
+    click.echo(f"client    {printable(told['client'])}")
+    click.echo(f"machine   {told['machine'] or 'nobody described it'}{_at(told['machine_where'])}")
+    click.echo(f"profile   {told['profile'] or 'none'}{_at(told['profile_where'])}")
+    click.echo(f"because   {printable(told['why'])}")
+    for kind, template in told["templates"].items():
+        click.echo(f"template  {kind}: {template}")
+    if told["selectors"]:
+        click.echo("groups")
+    for selector in told["selectors"]:
+        mark = {"chosen": "=>", "matches": "ok", "may match": "? ", "differs": "  "}[selector["result"]]
+        click.echo(
+            f"  {mark} {selector['group']}{_at(selector['where'])}: {selector['result']}, profile {selector['profile'] or 'none'}"
+        )
+        for check in selector["checks"]:
+            said = {"same": "is", "unknown": "is not told yet"}.get(check["result"], f"is {check['actual']}, not")
+            wanted = "" if check["result"] == "unknown" else f" {check['wanted']}"
+            click.echo(printable(f"       {check['label']} {said}{wanted}"))
+    for answer in told["answers"]:
+        click.echo(click.style(f"{answer['stage']}: ", bold=True) + printable(f"{answer['answer']} ({answer['why']})", 1000))
+        if answer["fault"]:
+            click.echo(click.style(f"    {printable(answer['fault'], 1000)}", fg="red"))
+        for line in answer["text"].splitlines():
+            click.echo(f"    {printable(line, 2000)}")
+
+
+def _at(where: str) -> str:
+    return f" ({where})" if where else ""
+
+
+# --- leases and events ---
+
+
+@click.command()
+@config_option
+@json_option
+@click.option("--all", "expired", is_flag=True, help="Expired ones too.")
+@reaches_daemon
+def leases(expired: bool, config: Path | None, as_json: bool) -> None:
+    """Addresses: leased, offered, reserved and in quarantine.
+
+    Example: pixieboot leases --all
+    """
+    found = Daemon.find(settings_path(config)).get("/leases")["leases"]
+    found = [lease for lease in found if expired or lease["state"] != "expired"]
+    if as_json:
+        print_json({"leases": found})
+        return
+    rows = [
+        [each["address"], each["state"], each["mac"] or "", each["machine"] or "", each["hostname"], until(each["expires"])]
+        for each in found
+    ]
+    table(["address", "state", "MAC", "machine", "hostname", "until"], rows, "no address is leased or reserved")
+
+
+@click.command()
+@config_option
+@json_option
+@click.argument("machine", required=False, shell_complete=complete_machine)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what happens from now on, until Ctrl-C.")
+@click.option("-n", "--number", type=click.IntRange(0, 2000), default=50, show_default=True, help="How many of the past.")
+@reaches_daemon
+def events(machine: str | None, follow: bool, number: int, config: Path | None, as_json: bool) -> None:
+    """The event journal, of all machines or one; live with -f.
+
+    Example: pixieboot events -f
+    """
+    daemon = Daemon.find(settings_path(config))
+    told = daemon.get("/events", limit=number, machine=machine)["events"] if number else []
+    macs = daemon.get(f"/machines/{machine}")["macs"] if machine else None
+    for event in told:
+        print_event(event, as_json)
+    if not follow:
+        return
+    last = told[-1]["id"] if told and not machine else ""
+    try:
+        while True:
+            try:
+                for event in daemon.follow(last):
+                    last = event["id"]
+                    if macs is None or event["mac"] in macs:
+                        print_event(event, as_json)
+            except Unreachable as error:
+                click.echo(f"{error}; trying again", err=True)
+            time.sleep(RETRY)
+    except KeyboardInterrupt:
+        return
+
+
+def print_event(event: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(event))
+        return
+    detail = " ".join(f"{key}={printable(_value(value))}" for key, value in event["detail"].items() if value not in (None, ""))
+    line = f"{stamp(event['at'])} {event['mac'] or '-':<17} {event['service']} {event['kind']} {detail}"
+    colour = {"warning": "yellow", "alarm": "red", "debug": "bright_black"}.get(event["level"])
+    click.echo(click.style(line, fg=colour) if colour else line)
+
+
+@click.command()
+@config_option
+@operator_errors
+def token(config: Path | None) -> None:
+    """Print the API's token.
+
+    Example: curl -H "Authorization: Bearer $(sudo pixieboot token)" http://localhost:8080/api/v1/machines
+    """
+    from pixieboot import config as settings
+    from pixieboot.serve.access import read_token
+
+    click.echo(read_token(settings.load(settings_path(config), {})))
+
+
+def registry_of(config: Path | None) -> Path:
+    """The registry's directory, by the settings."""
+    from pixieboot import config as settings
+
+    return Path(settings.load(settings_path(config), {}).registry)
+
+
+# --- printing ---
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], empty: str) -> None:
+    """Rows for people: a table on a terminal, aligned columns in a pipe; `empty` when there are none."""
+    if not rows:
+        click.echo(empty)
+        return
+    safe = [[(printable(text, 400), style) for text, style in map(_styled, row)] for row in rows]
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        grid = Table(*columns, box=None, header_style="bold", pad_edge=False)
+        for row in safe:
+            grid.add_row(*(Text(text, style) for text, style in row))
+        Console(highlight=False).print(grid)
+        return
+    plain: list[list[str]] = [list(columns), *([text for text, _ in row] for row in safe)]
+    widths = [max(len(row[number]) for row in plain) for number in range(len(columns))]
+    for line in plain:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _styled(cell: Cell) -> tuple[str, str]:
+    return (cell, "") if isinstance(cell, str) else cell
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def stamp(at: float) -> str:
+    """A time of today as 12:01:03, any other with its date."""
+    then = time.localtime(at)
+    return time.strftime("%H:%M:%S" if then[:3] == time.localtime()[:3] else "%Y-%m-%d %H:%M:%S", then)
+
+
+def ago(at: float) -> str:
+    return f"{duration(time.time() - at)} ago"
+
+
+def until(expires: float | None) -> str:
+    if expires is None:
+        return "always"
+    return f"in {duration(expires - time.time())}" if expires > time.time() else f"{duration(time.time() - expires)} ago"

@@ -1,0 +1,486 @@
+"""The operator's API over ASGI, with a real registry, store and journal behind it."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from pixieboot.config import Settings
+from pixieboot.journal import Journal
+from pixieboot.leases import Leases
+from pixieboot.model import Event, Lease, LeaseState, Mac, Site
+from pixieboot.registry import Registry
+from pixieboot.registry.sqlite import StateStore, StoreError
+from pixieboot.serve import access, api
+from pixieboot.serve.api import Api, application
+from pixieboot.serve.context import Context
+from pixieboot.serve.feed import Feed
+from pixieboot.serve.history import History
+from pixieboot.serve.links import Sites
+from tests.test_boots import DONE, FILES, MAC, UEFI, later
+from tests.test_policy import a_site
+
+TOKEN = "correct-horse-battery-staple"
+BEARER = {"authorization": f"Bearer {TOKEN}", "host": "10.0.0.1:8080"}
+JSON = {**BEARER, "content-type": "application/json"}
+STRANGER = Mac("02:00:00:00:00:09")
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+async def call(app: Any, method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> Answer:
+    """One request, without a socket."""
+    path, _, query = target.partition("?")
+    scope = {
+        "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": query.encode(), "scheme": "http",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()], "client": ("10.0.0.9", 999),
+        "server": ("10.0.0.1", 8080), "root_path": "", "http_version": "1.1",
+    }  # fmt: skip
+    sent: list[Any] = []
+    received = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> Any:
+        return next(received, {"type": "http.disconnect"})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return Answer(
+        sent[0]["status"],
+        {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]},
+        b"".join(message.get("body", b"") for message in sent[1:]),
+    )
+
+
+class Served:
+    """An API with all that it stands on."""
+
+    def __init__(self, directory: Path) -> None:
+        (directory / "reg").mkdir()
+        (directory / "reg" / "machines.yaml").write_text(
+            "web1:\n  mac: '52:54:00:12:34:56'\n  profile: linux\n  address: 10.0.0.50\n"
+        )
+        (directory / "reg" / "groups.yaml").write_text("default: {profile: menu}\nefi: {match: {platform: efi}, profile: linux}\n")
+        (directory / "reg" / "profiles.yaml").write_text("linux: {title: Linux, kernel: vmlinuz, initrd: [initrd.gz]}\n")
+        settings = Settings(registry=str(directory / "reg"), state=f"sqlite:{directory}/state.db")
+        registry = Registry(settings.registry)
+        registry.load()
+        self.store = StateStore.open(directory / "state.db")
+        self.journal = Journal(StringIO(), "warning")
+        self.leases = Leases([Lease("10.0.0.77", STRANGER, STRANGER, LeaseState.BOUND, time.time() + 60, "pc")])
+        self.sites = _Sites()
+        self.context = Context(settings, registry, self.store, self.leases, self.journal, cast(Sites, self.sites))
+        self.history = History(directory / "events.db", self.journal)
+        self.feed = Feed(self.journal)
+        self.api = Api(self.context, self.feed, self.history)
+        self.tcp = application(self.api, TOKEN, lambda: "auto")
+        self.unix = application(self.api, None, lambda: "auto")
+
+    def ask(self, target: str, headers: Mapping[str, str] = BEARER, method: str = "GET", body: Any = None) -> Answer:
+        content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        return asyncio.run(call(self.tcp, method, target, headers, content))
+
+    def happen(self, *events: Event) -> None:
+        for event in events:
+            self.journal.record(event)
+
+    def close(self) -> None:
+        self.history.close()
+        self.store.close()
+
+
+class _Sites:
+    """The networks, without links."""
+
+    def __init__(self) -> None:
+        self.sites: tuple[Site, ...] = (a_site(),)
+        self.notes: tuple[str, ...] = ()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    made = Served(tmp_path)
+    yield made
+    made.close()
+
+
+# --- who may ask ---
+
+REFUSED = {
+    "no token": (401, {"host": "10.0.0.1:8080"}),
+    "a wrong token": (401, {"host": "10.0.0.1:8080", "authorization": "Bearer nonsense"}),
+    "the token by another scheme": (401, {"host": "10.0.0.1:8080", "authorization": f"Basic {TOKEN}"}),
+    "a wrong cookie": (401, {"host": "10.0.0.1:8080", "cookie": "pixieboot=nonsense"}),
+    "the token as a cookie": (401, {"host": "10.0.0.1:8080", "cookie": f"pixieboot={TOKEN}"}),
+    "a name of somebody else's (DNS rebinding)": (403, {**BEARER, "host": "evil.example"}),
+    "no Host": (403, {"authorization": f"Bearer {TOKEN}"}),
+}
+
+
+@pytest.mark.parametrize("status, headers", REFUSED.values(), ids=REFUSED)
+def test_refused(served: Served, status: int, headers: Mapping[str, str]) -> None:
+    answer = served.ask("/api/v1/machines", headers)
+    assert answer.status == status
+    assert set(answer.json()["error"]) == {"where", "what", "mend"}
+
+
+def test_a_browser_without_token_is_led_to_the_login(served: Served) -> None:
+    answer = served.ask("/ui/", {"host": "10.0.0.1:8080", "accept": "text/html"})
+    assert (answer.status, answer.headers["location"]) == (303, "/ui/login")
+
+
+def test_let_in(served: Served) -> None:
+    cookie = access.cookie_of(TOKEN)
+    for headers in (BEARER, {"host": "localhost", "cookie": f"pixieboot={cookie}"}, {**BEARER, "host": "[::1]:8080"}):
+        assert served.ask("/api/v1/machines", headers).status == 200
+    assert asyncio.run(call(served.unix, "GET", "/api/v1/machines", {})).status == 200, "the UNIX socket needs no token"
+
+
+def test_another_page_changes_nothing(served: Served) -> None:
+    for foreign in ({"origin": "http://evil.example"}, {"sec-fetch-site": "cross-site"}):
+        answer = served.ask("/api/v1/machines/web1/boot", {**JSON, **foreign}, "POST", {"boot": "local"})
+        assert answer.status == 403
+    own = {**JSON, "origin": "http://10.0.0.1:8080", "sec-fetch-site": "same-origin"}
+    assert served.ask("/api/v1/machines/web1/boot", own, "POST", {"boot": "local"}).status == 200
+
+
+def test_no_cors(served: Served) -> None:
+    answer = served.ask("/api/v1/machines", {**BEARER, "origin": "http://evil.example"})
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_the_token_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
+    settings = Settings(state=f"sqlite:{tmp_path}/state.db")
+    with pytest.raises(Exception, match="no token yet"):
+        access.read_token(settings)
+    token = access.make_token(settings)
+    assert len(token) > 40 and access.make_token(settings) == token == access.read_token(settings)
+    assert access.token_path(settings).stat().st_mode & 0o777 == 0o600
+    access.token_path(settings).write_text("short\n")
+    with pytest.raises(Exception, match="too short"):
+        access.make_token(settings)
+    with pytest.raises(Exception, match="cannot be written"):
+        access.make_token(Settings(state=f"sqlite:{tmp_path}/none/state.db"))
+
+
+def test_where_the_socket_is(tmp_path: Path) -> None:
+    assert access.socket_path(Settings()) == Path("/run/pixieboot/api.sock")
+    assert access.socket_path(Settings(state=f"sqlite:{tmp_path}/state.db")) == tmp_path / "api.sock"
+
+
+def test_a_socket_of_a_long_path_and_of_a_dead_daemon(tmp_path: Path) -> None:
+    path = tmp_path / ("d" * 120) / "api.sock"
+    path.parent.mkdir()
+    first = access.listen(path)
+    with pytest.raises(Exception, match="another pixieboot answers"):
+        access.listen(path)
+    first.close()
+    access.listen(path).close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(Exception, match="cannot be made"):
+        access.listen(tmp_path / "no" / "such" / "api.sock")
+
+
+# --- reading ---
+
+
+def test_machines_described_and_heard(served: Served) -> None:
+    served.store.see(STRANGER, None, "x64-efi", "PXEClient", 1000.0)
+    served.happen(*later([*UEFI, *FILES], time.time()))
+    told = served.ask("/api/v1/machines").json()
+    assert [(each["name"], each["described"]) for each in told["machines"]] == [("web1", True), (STRANGER, False)]
+    first = told["machines"][0]
+    assert first["where"].endswith("machines.yaml:1") and first["next"] == {
+        "profile": "linux", "boot": "always", "why": "machine web1: its own profile linux",
+    }  # fmt: skip
+    assert first["last_boot"]["verdict"]["name"] == "handed-over" and first["last_boot"]["stage"] == "files"
+    assert told["machines"][1]["arch"] == "x64-efi" and told["machines"][1]["next"]["profile"] == "linux"
+
+
+def test_pages(served: Served) -> None:
+    for number in range(5):
+        served.store.see(Mac(f"02:00:00:00:00:0{number}"), None, None, "", 1.0)
+    names: list[str] = []
+    after = ""
+    while after is not None:
+        page = served.ask(f"/api/v1/machines?limit=2&after={after}").json()
+        names += [each["name"] for each in page["machines"]]
+        after = page["next"]
+    assert len(names) == len(set(names)) == page["total"] == 6
+    for wrong in ("0", "-1", "many", "99999", "٣"):
+        assert served.ask(f"/api/v1/machines?limit={wrong}").status == 400
+
+
+@pytest.mark.parametrize("name", ["web1", "52-54-00-12-34-56", "525400123456"])
+def test_one_machine(served: Served, name: str) -> None:
+    told = served.ask(f"/api/v1/machines/{name}").json()
+    assert told["name"] == "web1" and told["description"]["address"] == "10.0.0.50"
+
+
+def test_nobody(served: Served) -> None:
+    for target in ("/api/v1/machines/nobody", f"/api/v1/machines/{STRANGER}", "/api/v1/machines/nobody/timeline"):
+        answer = served.ask(target)
+        assert answer.status == 404 and "machine" in answer.json()["error"]["where"]
+    served.happen(Event(time.time(), STRANGER, "dhcp", "offered", {"arch": "x64-efi"}))
+    assert served.ask(f"/api/v1/machines/{STRANGER}").json()["described"] is False
+
+
+def test_etags(served: Served) -> None:
+    first = served.ask("/api/v1/machines/web1")
+    again = served.ask("/api/v1/machines/web1", {**BEARER, "if-none-match": first.headers["etag"]})
+    assert (again.status, again.body) == (304, b"")
+    changed = served.ask("/api/v1/machines/web1/boot", {**JSON, "if-match": first.headers["etag"]}, "POST", {"boot": "once"})
+    assert changed.status == 200 and changed.headers["etag"] != first.headers["etag"]
+    stale = served.ask("/api/v1/machines/web1/boot", {**JSON, "if-match": first.headers["etag"]}, "POST", {"boot": "once"})
+    assert stale.status == 412
+    assert served.ask("/api/v1/machines/web1/boot", {**JSON, "if-match": "*"}, "POST", {"boot": "once"}).status == 200
+
+
+def test_groups_profiles_and_health(served: Served) -> None:
+    assert [each["name"] for each in served.ask("/api/v1/groups").json()["groups"]] == ["efi", "default"]
+    assert {each["name"] for each in served.ask("/api/v1/profiles").json()["profiles"]} == {"menu", "local", "linux"}
+    health = served.ask("/api/v1/health").json()
+    assert health["networks"][0]["address"] == "10.0.0.1" and health["registry"]["machines"] == 1 and health["history"] == ""
+
+
+def test_timeline(served: Served) -> None:
+    now = time.time() - 1000
+    served.happen(*later([*UEFI, *FILES, *DONE], now - 5000), *later(UEFI, now))
+    told = served.ask("/api/v1/machines/web1/timeline").json()
+    assert [boot["verdict"]["name"] for boot in told["boots"]] == ["installed", "script-stopped"]
+    assert told["verdict"] == told["boots"][-1]["verdict"]
+    assert told["boots"][0]["events"][0]["text"].startswith("offered 52-54-00-12-34-56/ipxe.efi")
+    assert len(served.ask("/api/v1/machines/web1/timeline?limit=1").json()["boots"]) == 1
+
+
+def test_timeline_of_a_silent_machine(served: Served) -> None:
+    told = served.ask("/api/v1/machines/web1/timeline").json()
+    assert told["boots"] == [] and told["verdict"]["name"] == "nothing-heard"
+
+
+def test_timeline_without_a_file(served: Served) -> None:
+    served.happen(*later(UEFI, time.time()))
+    memory = application(Api(served.context, served.feed), None, lambda: "auto")
+    assert len(asyncio.run(call(memory, "GET", "/api/v1/machines/web1/timeline", {})).json()["boots"]) == 1
+    assert "memory only" in asyncio.run(call(memory, "GET", "/api/v1/health", {})).json()["history"]
+
+
+def test_explain(served: Served) -> None:
+    told = served.ask("/api/v1/explain?machine=web1&arch=x86-bios").json()
+    assert told["machine"] == "web1" and told["answers"][0]["answer"].endswith("undionly.kpxe by TFTP")
+    served.store.see(STRANGER, None, "x86-bios", "PXEClient", 1000.0)
+    assert "x86-bios" in served.ask(f"/api/v1/explain?mac={STRANGER}").json()["client"], "as it was heard"
+    for wrong in ("", "?mac=nonsense", "?machine=web1&arch=z80", "?machine=web1&loader=lilo"):
+        assert served.ask(f"/api/v1/explain{wrong}").status in (400, 404)
+    served.sites.sites = ()
+    assert served.ask("/api/v1/explain?machine=web1").status == 503
+    assert served.ask("/api/v1/machines/web1").json()["next"]["why"] == "no network is served yet"
+
+
+def test_leases(served: Served) -> None:
+    told = served.ask("/api/v1/leases").json()["leases"]
+    assert [(each["address"], each["state"], each["machine"]) for each in told] == [
+        ("10.0.0.50", "reserved", "web1"),
+        ("10.0.0.77", "bound", None),
+    ]
+
+
+# --- writing ---
+
+
+def test_an_order_is_kept_and_told(served: Served) -> None:
+    served.store.set_state("web1", replace(served.store.state("web1"), done=5.0))
+    answer = served.ask("/api/v1/machines/web1/boot", JSON, "POST", {"profile": "menu", "boot": "once"})
+    assert answer.json()["next"] == {
+        "profile": "menu",
+        "boot": "once",
+        "why": "machine web1: profile menu was ordered for its next boot",
+    }
+    state = served.store.state("web1")
+    assert (state.boot, state.profile, state.done) == ("once", "menu", 0.0)
+    assert served.ask("/api/v1/events?machine=web1").json()["events"][-1]["kind"] == "ordered"
+    local = served.ask("/api/v1/machines/web1/boot", JSON, "POST", {"boot": "local"}).json()
+    assert local["next"]["profile"] == "local" and local["order"]["profile"] is None
+    served.store.set_state("web1", replace(state, done=7.0))
+    assert "reported done" in served.ask("/api/v1/machines/web1").json()["next"]["why"]
+
+
+def test_a_stranger_takes_orders_before_it_was_heard(served: Served) -> None:
+    assert served.ask(f"/api/v1/machines/{STRANGER}/boot", JSON, "POST", {"profile": "linux"}).status == 200
+    assert served.store.state(STRANGER).profile == "linux"
+
+
+WRONG_BODIES = {
+    "no JSON": (400, b"{"),
+    "a key that is not there": (400, {"boat": "once"}),
+    "an order that is not there": (400, {"boot": "never"}),
+    "a list": (400, []),
+    "a profile that is not there": (404, {"profile": "nope"}),
+    "too large": (413, b" " * (api.LARGEST_BODY + 1)),
+}
+
+
+@pytest.mark.parametrize("status, body", WRONG_BODIES.values(), ids=WRONG_BODIES)
+def test_wrong_bodies(served: Served, status: int, body: Any) -> None:
+    answer = served.ask("/api/v1/machines/web1/boot", JSON, "POST", body)
+    assert answer.status == status and answer.json()["error"]["mend"]
+
+
+def test_only_json_is_taken(served: Served) -> None:
+    form = {**BEARER, "content-type": "application/x-www-form-urlencoded"}
+    assert served.ask("/api/v1/machines/web1/boot", form, "POST", b"boot=local").status == 415
+    assert served.ask("/api/v1/machines/web1/boot", BEARER, "POST", b'{"boot": "local"}').status == 415
+
+
+def test_a_full_disk_is_told(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(key: str, state: object) -> None:
+        raise StoreError(28, "no room")
+
+    monkeypatch.setattr(served.store, "keep_state", full)
+    assert served.ask("/api/v1/machines/web1/boot", JSON, "POST", {"boot": "local"}).status == 507
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+def test_machines_in_files_are_changed_in_files(served: Served, method: str) -> None:
+    answer = served.ask("/api/v1/machines/web1", JSON, method, {})
+    assert answer.status == 409 and answer.json()["error"]["where"].endswith("machines.yaml:1")
+    assert served.ask("/api/v1/machines/new", JSON, method, {}).status == (409 if method == "PUT" else 404)
+
+
+def test_what_is_not_there_is_told_as_json(served: Served) -> None:
+    assert served.ask("/api/v1/nothing").json()["error"]["what"] == "not found"
+    wrong = served.ask("/api/v1/leases", JSON, "DELETE")
+    assert wrong.status == 405 and "GET" in wrong.headers["allow"]
+
+
+def test_front_door(served: Served) -> None:
+    assert served.ask("/", {"host": "10.0.0.1"}).body.startswith(b"pixieboot: machines start at /boot.ipxe")
+    assert served.ask("/", {"host": "10.0.0.1", "accept": "text/html"}).headers["location"] == "/ui/"
+
+
+# --- events ---
+
+
+def test_events(served: Served) -> None:
+    served.happen(*later(UEFI, time.time()))
+    told = served.ask("/api/v1/events?limit=3").json()["events"]
+    assert [event["kind"] for event in told] == ["offered", "sent", "script"]
+    before = served.ask(f"/api/v1/events?limit=2&before={told[0]['id']}").json()["events"]
+    assert [event["kind"] for event in before] == ["started", "sent"]
+
+
+def test_a_live_listener_comes_back_where_it_left_off(served: Served) -> None:
+    async def story() -> list[str]:
+        live = served.feed.live("")
+        waiting = asyncio.ensure_future(anext(live))
+        await asyncio.sleep(0)
+        served.happen(*later(UEFI[:3], time.time()))
+        first = await waiting
+        assert first is not None
+        await live.aclose()
+        again = served.feed.live(first["id"])
+        kinds = [(await anext(again) or {})["kind"], (await anext(again) or {})["kind"]]
+        other_run = served.feed.live("0-99")
+        kinds.append((await anext(other_run) or {})["kind"])
+        served.feed.stop()
+        assert [event async for event in again] == [], "the daemon ends"
+        return kinds
+
+    assert asyncio.run(story()) == ["acked", "probe", "offered"]
+
+
+def test_a_slow_listener_is_sent_away(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixieboot.serve.feed.BEHIND", 2)
+    monkeypatch.setattr("pixieboot.serve.feed.KEEP_ALIVE", 0.01)
+
+    async def story() -> int:
+        live = served.feed.live("")
+        assert await anext(live) is None, "a sign of life"
+        served.happen(*later(UEFI, time.time()))
+        return len([event async for event in live])
+
+    assert asyncio.run(story()) == 1
+
+
+def test_the_stream(served: Served) -> None:
+    served.happen(Event(time.time(), MAC, "dhcp", "offered", {"hostname": "a\nb", "arch": object()}))
+
+    async def story() -> bytes:
+        sent: list[bytes] = []
+        stream = served.api._stream("0-0")
+        sent.append(await anext(stream))
+        sent.append(await anext(stream))
+        return b"".join(sent)
+
+    text = asyncio.run(story()).decode()
+    assert text.startswith(": pixieboot\n\nid: ") and text.count("\n") == 5, "a newline of a client's ends no event"
+    served.feed.close()
+
+    async def ended() -> Answer:
+        asyncio.get_running_loop().call_later(0.05, served.feed.stop)
+        return await call(served.tcp, "GET", "/api/v1/events?after=0-0", {**BEARER, "accept": "text/event-stream"})
+
+    answer = asyncio.run(ended())
+    assert answer.headers["content-type"].startswith("text/event-stream") and b"offered" in answer.body
+
+
+# --- its description ---
+
+
+def test_openapi_describes_every_route(served: Served) -> None:
+    told = served.ask("/openapi.json").json()
+    assert told == served.ask("/api/v1/openapi.json").json()
+    described = {(path, method) for path, methods in told["paths"].items() for method in methods}
+    assert described == {(f"/api/v1{each.path}", each.method.lower()) for each in api.ENDPOINTS}
+    for methods in told["paths"].values():
+        for operation in methods.values():
+            assert operation["summary"] and "401" in operation["responses"]
+    assert "boot" in told["components"]["schemas"]["BootOrder"]["properties"]
+
+
+@pytest.mark.parametrize("endpoint", api.ENDPOINTS, ids=lambda e: f"{e.method} {e.path}")
+@pytest.mark.parametrize("name", ["web1", "nobody", "a%2Fb", "é", "..", "'", "<script>"])
+def test_every_answer_is_one_that_is_described(served: Served, endpoint: api.Endpoint, name: str) -> None:
+    allowed = {*endpoint.statuses, 401, 403, 404, 405}
+    headers = JSON if endpoint.body else BEARER
+    for body in (None, b"\xff\xfe", {"boot": "once"}):
+        answer = served.ask(f"/api/v1{endpoint.path.format(name=name)}", headers, endpoint.method, body)
+        assert answer.status in allowed, answer
+        if answer.status >= 400:
+            assert set(answer.json()["error"]) == {"where", "what", "mend"}
+
+
+def test_judging_a_table_of_machines_leaves_room_for_others(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a few machines the loop gets its turn: DHCP waits for no table."""
+    for number in range(200):
+        served.store.see(Mac(f"02:00:00:00:01:{number:02x}"), None, None, "", 1.0)
+    turns = 0
+
+    async def story() -> None:
+        nonlocal turns
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            asyncio.get_running_loop().call_soon(turn)
+
+        turn()
+        await call(served.unix, "GET", "/api/v1/machines?limit=200", {})
+
+    asyncio.run(story())
+    assert turns > 200 / api.BREATH
