@@ -71,8 +71,14 @@ async def _run(daemon: "Daemon", user: privilege.User | None) -> None:
     privilege.drop(user)
     try:
         await daemon.serve()
-    except* OperatorError as group:  # a second DHCP server on the wire is found out only once the sockets are open
-        raise group.exceptions[0] from None
+    except ExceptionGroup as group:  # a second DHCP server on the wire is found out only once the sockets are open
+        matching, rest = group.split(OperatorError)
+        if rest or matching is None:
+            raise
+        cause: BaseException = matching
+        while isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        raise cause from None
 
 
 class Daemon:

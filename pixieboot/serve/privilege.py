@@ -50,15 +50,24 @@ def acting_as(user: User | None) -> Iterator[None]:
 
 
 def own_directory(directory: Path, user: User | None) -> None:
-    """Make the state directory if it is missing, and give it to the daemon's user.  An existing one is left as it is."""
-    if directory.is_dir():
-        return
-    try:
-        directory.mkdir(mode=0o750, parents=True)
-        if user:
-            os.chown(directory, user.pw_uid, user.pw_gid)
-    except OSError as error:
-        raise OperatorError("state", f"{directory} cannot be made: {error.strerror}", "Name another place with --state.") from error
+    """Make the state directory if it is missing, and give it to the daemon's user.  An existing one is left as it is.
+
+    Raises OperatorError that names the command to mend it when that user cannot write there.
+    """
+    if not directory.is_dir():
+        try:
+            directory.mkdir(mode=0o750, parents=True)
+            if user:
+                os.chown(directory, user.pw_uid, user.pw_gid)
+        except OSError as error:
+            raise OperatorError(
+                "state", f"{directory} cannot be made: {error.strerror}", "Name another place with --state."
+            ) from error
+    with acting_as(user):
+        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+            name = pwd.getpwuid(os.geteuid()).pw_name
+            mend = f"Give it the directory: chown {name} {directory}. Or name another place with --state."
+            raise OperatorError("state", f"the user {name} cannot write into {directory}", mend)
 
 
 def drop(user: User | None) -> None:

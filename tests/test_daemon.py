@@ -1,0 +1,264 @@
+"""The daemon as its operator meets it: a process with options, files and signals, on hosts of its own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from pixieboot.lab.hosts import Host, Network
+
+pytestmark = pytest.mark.usefixtures("network")
+START = 15.0  # seconds that a busy test machine may take for a start
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    with Network("daemon") as network:
+        yield network
+
+
+@pytest.fixture(scope="module")
+def host(network: Network) -> Host:
+    """A boot host with two legs."""
+    host = network.switch("home").host("server", "10.71.0.2/24")
+    network.switch("rack").plug(host, "eth1", "10.72.0.1/24")
+    return host
+
+
+@pytest.fixture
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Directories that the daemon's own user can read: pytest's are root's alone."""
+    path = Path(f"/tmp/pxb-daemon-{os.getpid()}-{time.monotonic_ns()}")
+    for name in ("registry", "assets", "tftproot"):
+        (path / name).mkdir(parents=True)
+    (path / "registry/profiles.yaml").write_text("disk: {local: true}\n")
+    (path / "pixieboot.yaml").write_text(settings(path))
+    yield path
+    subprocess.run(["rm", "-rf", str(path)], check=True)
+
+
+def settings(path: Path, *more: str) -> str:
+    lines = [
+        f"registry: {path}/registry",
+        f"assets: {path}/assets",
+        f"state: sqlite:{path}/state/state.db",
+        f"tftp: {{root: {path}/tftproot}}",
+        "log: {format: json}",
+        *(more or ["networks: [{interface: eth0}]"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+class Running:
+    """A daemon that was started; `said` holds its start-up lines, `events` what its journal printed so far."""
+
+    def __init__(self, host: Host, site: Path, *options: str) -> None:
+        self.host, self._site = host, site
+        self._out: IO[Any] = (site / "stdout").open("w+")
+        self._err: IO[Any] = (site / "stderr").open("w+")
+        argv = [sys.executable, "-m", "pixieboot", "serve", "-c", str(site / "pixieboot.yaml"), *options]
+        self.process = host.start(*argv, stdout=self._out, stderr=self._err, cwd=Path(__file__).parent.parent)
+
+    @property
+    def said(self) -> str:
+        return (self._site / "stdout").read_text()
+
+    @property
+    def complained(self) -> str:
+        return (self._site / "stderr").read_text()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.complained.splitlines() if line.startswith("{")]
+
+    def until(self, reached: Callable[[], object], seconds: float = START) -> None:
+        end = time.monotonic() + seconds
+        while not reached():
+            assert self.process.poll() is None and time.monotonic() < end, f"{self.said}\n{self.complained}"
+            time.sleep(0.05)
+
+    def until_event(self, kind: str) -> dict[str, Any]:
+        found: list[dict[str, Any]] = []
+
+        def seen() -> bool:
+            found[:] = [event for event in self.events if event["kind"] == kind]
+            return bool(found)
+
+        self.until(seen)
+        return found[-1]
+
+    def pid(self) -> int:
+        """Of the daemon itself: `ip netns exec` and setpriv become it by exec."""
+        return self.process.pid
+
+    def end(self) -> int:
+        code = self.host.stop(self.process)
+        self._out.close()
+        self._err.close()
+        return code
+
+
+@pytest.fixture
+def start(host: Host, site: Path) -> Iterator[Callable[..., Running]]:
+    started: list[Running] = []
+
+    def start(*options: str) -> Running:
+        started.append(Running(host, site, *options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.end()
+
+
+def test_start_up_lines_say_where_how_and_with_what(start: Callable[..., Running]) -> None:
+    daemon = start()
+    daemon.until_event("started")
+    assert re.search(r"^eth0: proxy, 10\.71\.0\.2/24, DHCP 67, PXE 4011, TFTP 69, HTTP 8080$", daemon.said, re.M)
+    assert re.search(r"^loader x86-bios: undionly\.kpxe (/|missing)", daemon.said, re.M)
+    assert re.search(r"^registry .*: 0 machines, 0 groups, 3 profiles; unknown machines: menu$", daemon.said, re.M)
+    assert "web http://10.71.0.2:8080/" in daemon.said and "eth1" not in daemon.said
+
+
+def test_root_and_every_capability_are_gone(start: Callable[..., Running]) -> None:
+    daemon = start()
+    daemon.until_event("started")
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{daemon.pid()}/status").read_text().splitlines() if ":\t" in line)
+    assert "0" not in status["Uid"].split() and "0" not in status["Gid"].split()
+    assert {status[name].strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {""}
+    assert status["NoNewPrivs"] == "1"
+
+
+def test_sigterm_ends_it_within_two_seconds(start: Callable[..., Running]) -> None:
+    daemon = start()
+    daemon.until_event("started")
+    began = time.monotonic()
+    os.kill(daemon.pid(), signal.SIGTERM)
+    assert daemon.process.wait(5) == 0
+    assert time.monotonic() - began < 2
+    assert daemon.events[-1]["kind"] == "stopped" and "Traceback" not in daemon.complained
+
+
+def test_a_bad_edit_leaves_the_last_good_registry_in_force(start: Callable[..., Running], site: Path) -> None:
+    daemon = start()
+    daemon.until_event("started")
+    machines = site / "registry/machines.yaml"
+    machines.write_text("web1: {mac: 52:54:00:00:00:01, profile: disc}\n")
+    error = daemon.until_event("rejected")["error"]
+    assert error.startswith(f"{machines}:1: ") and "Did you mean 'disk'?" in error
+    machines.write_text("web1: {mac: 52:54:00:00:00:01, profile: disk}\n")
+    assert daemon.until_event("loaded")["machines"] == 1
+
+
+def test_sighup_puts_new_settings_in_force_and_names_what_needs_a_restart(start: Callable[..., Running], site: Path) -> None:
+    daemon = start()
+    daemon.until_event("started")
+    (site / "pixieboot.yaml").write_text(settings(site, "networks: [{interface: eth1}]", "http: {port: 8081}"))
+    os.kill(daemon.pid(), signal.SIGHUP)
+    assert daemon.until_event("restart needed")["settings"] == "http.port"
+    assert "eth1: proxy, 10.72.0.1/24" in daemon.until_event("networks")["networks"]
+
+
+def test_wrong_settings_while_running_change_nothing(start: Callable[..., Running], site: Path) -> None:
+    daemon = start()
+    daemon.until_event("started")
+    (site / "pixieboot.yaml").write_text("netwroks: []\n")
+    assert "Did you mean 'networks'?" in daemon.until_event("rejected")["error"]
+    assert daemon.process.poll() is None
+
+
+def test_two_interfaces_with_different_modes(start: Callable[..., Running], site: Path) -> None:
+    server = "{interface: eth1, dhcp: server, pools: [10.72.0.100-10.72.0.110], force: true}"
+    (site / "pixieboot.yaml").write_text(settings(site, f"networks: [{{interface: eth0}}, {server}]"))
+    daemon = start()
+    daemon.until_event("started")
+    assert "eth0: proxy, 10.71.0.2/24" in daemon.said and "eth1: server, 10.72.0.1/24" in daemon.said
+
+
+REFUSED = {
+    "an unknown option value": (["--pool", "10.71.0.9-10.71.0.1", "-i", "eth0", "--dhcp", "server"], "ends before it begins"),
+    "an interface that no name can be": (["-i", "eth/0"], "is no name of an interface"),
+    "settings that are not there": (["-c", "/nonexistent/pixieboot.yaml"], "/nonexistent/pixieboot.yaml: "),
+}
+
+
+@pytest.mark.parametrize("options, sentence", REFUSED.values(), ids=REFUSED)
+def test_wrong_input_is_one_sentence_and_exit_2(start: Callable[..., Running], options: list[str], sentence: str) -> None:
+    daemon = start(*options)
+    assert daemon.process.wait(START) == 2
+    assert sentence in daemon.complained and "Traceback" not in daemon.complained
+
+
+def test_a_second_daemon_is_told_who_holds_the_port(start: Callable[..., Running], site: Path) -> None:
+    first = start()
+    first.until_event("started")
+    twin = start()
+    assert twin.process.wait(START) == 2
+    assert "state.db: another process uses it. " in twin.complained
+    second = start("--state", f"sqlite:{site}/other/state.db")
+    assert second.process.wait(START) == 2
+    assert re.search(r"port \d+.*: .*python.* \(process \d+\) holds it\. Stop it", second.complained), second.complained
+    assert first.process.poll() is None
+
+
+def test_unreadable_settings_name_the_chmod(start: Callable[..., Running], site: Path) -> None:
+    (site / "pixieboot.yaml").chmod(0o600)
+    daemon = start()
+    assert daemon.process.wait(START) == 2
+    assert "chmod" in daemon.complained and "Traceback" not in daemon.complained
+
+
+def test_a_state_directory_of_somebody_else_names_the_chown(start: Callable[..., Running], site: Path) -> None:
+    (site / "state").mkdir(mode=0o755)
+    daemon = start()
+    assert daemon.process.wait(START) == 2
+    assert "chown" in daemon.complained and "Traceback" not in daemon.complained
+
+
+def test_another_dhcp_server_on_the_wire_is_named_and_not_fought(
+    start: Callable[..., Running], site: Path, network: Network
+) -> None:
+    router = network.switch("office").host("router", "10.73.0.1/24")
+    network.cable(router, "wan0", host := network.host("other"), "eth0")
+    router.add_address("wan0", "10.74.0.1/24")
+    host.add_address("eth0", "10.74.0.2/24")
+    leases = ["--interface=wan0", "--dhcp-range=10.74.0.50,10.74.0.60", "--leasefile-ro"]
+    rival = router.start("dnsmasq", "-k", "-C", "/dev/null", "--port=0", "--pid-file=", "--user=root", "-8", "/dev/null", *leases)
+    server = "{interface: eth0, dhcp: server, pools: [10.74.0.100-10.74.0.110]}"
+    (site / "pixieboot.yaml").write_text(settings(site, f"networks: [{server}]"))
+    daemon = Running(host, site)
+    try:
+        assert daemon.process.wait(START) == 2
+        assert "10.74.0.1" in daemon.complained and "force: true" in daemon.complained and "Traceback" not in daemon.complained
+    finally:
+        daemon.end()
+        router.stop(rival)
+
+
+def test_systemd_is_told_when_it_is_ready(host: Host, site: Path) -> None:
+    import socket
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(site / "notify"))
+        (site / "notify").chmod(0o666)
+        supervisor.settimeout(START)
+        os.environ["NOTIFY_SOCKET"] = str(site / "notify")
+        try:
+            daemon = Running(host, site)
+        finally:
+            del os.environ["NOTIFY_SOCKET"]
+        try:
+            assert supervisor.recv(100) == b"READY=1"
+            os.kill(daemon.pid(), signal.SIGTERM)
+            assert supervisor.recv(100) == b"STOPPING=1"
+            assert daemon.process.wait(5) == 0
+        finally:
+            daemon.end()
