@@ -153,16 +153,6 @@ def serving(
     host = Host(context, HttpService(context))
     journal.listen(host.events.append)
     host.service.bind()
-    ready = threading.Event()
-
-    async def run() -> None:
-        async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(host.service.run())
-            while not host.service.ready:
-                await asyncio.sleep(0.005)
-                if running.done():
-                    break
-            ready.set()
 
     chosen = zerocopy.chosen
 
@@ -170,10 +160,12 @@ def serving(
         return protocol or await chosen()
 
     zerocopy.chosen = given
-    thread = threading.Thread(target=host.loop.run_until_complete, args=(run(),))
+    thread = threading.Thread(target=host.loop.run_until_complete, args=(host.service.run(),))
     thread.start()
     try:
-        assert ready.wait(10)
+        while not host.service.ready:
+            assert thread.is_alive()
+            time.sleep(0.005)
         yield host
     finally:
         if thread.is_alive():

@@ -13,7 +13,7 @@ import re
 import resource
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
@@ -185,7 +185,7 @@ class HttpService:
         logging.getLogger("uvicorn").setLevel(logging.ERROR)  # one warning for each malformed request would be theirs to flood
         self._server = Server(config)
         async with asyncio.TaskGroup() as tasks:
-            sweeping = tasks.create_task(self._sweep(self._server))
+            sweeping = tasks.create_task(self._sweep())
             try:
                 await self._server.serve(sockets=[self._socket])
             finally:
@@ -196,6 +196,11 @@ class HttpService:
     def ready(self) -> bool:
         """Are connections being answered?"""
         return self._server is not None and self._server.started
+
+    @property
+    def connections(self) -> Collection[Any]:
+        """Those that are open now."""
+        return self._server.server_state.connections if self._server else ()
 
     async def stop(self, grace: float) -> None:
         """Close idle connections, give transfers under way grace seconds, then cut them off."""
@@ -208,16 +213,15 @@ class HttpService:
         self._abort_all()
         await self._server.ended.wait()
 
-    async def _sweep(self, server: "Server") -> None:
+    async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP)
-            for connection in zerocopy.overdue(server.server_state.connections, time.monotonic()):
+            for connection in zerocopy.overdue(self.connections, time.monotonic()):
                 connection.transport.abort()
 
     def _abort_all(self) -> None:
-        if self._server:
-            for connection in list(self._server.server_state.connections):
-                connection.transport.abort()
+        for connection in tuple(self.connections):
+            connection.transport.abort()
         if self._socket:
             self._socket.close()
 

@@ -11,12 +11,15 @@ class serves: it keeps the header case and streams files.
 
 import asyncio
 import errno
+import fcntl
 import logging
 import os
 import re
 import socket
 import struct
+import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -104,8 +107,10 @@ class Copy:
         while start < end:
             piece = min(PIECE, self._left)
             if self._offset + piece > self._warm_to and not self._warm(piece):
-                self._fetch()
-                return
+                piece = self._warm_to - self._offset
+                if piece <= 0:
+                    self._fetch()
+                    return
             try:
                 sent = os.sendfile(self._out, self._in, self._offset, piece)
             except BlockingIOError:
@@ -216,6 +221,7 @@ class _Connection(asyncio.Protocol):
         self.since = time.monotonic()  # of the last progress
         self.in_head = False
         self._copy: Copy | None = None
+        self._queued = 0  # bytes in the kernel that the reader has not acknowledged, at the last look
         self._refusal: tuple[int, str] = (400, "Bad request: this is not HTTP/1.1.\n")
         self._at_once: Callable[[bytes, str, str], bytes | None] = getattr(self.config.loaded_app, "at_once", _nothing)
 
@@ -275,6 +281,11 @@ class _Connection(asyncio.Protocol):
         """Has this connection made no progress for longer than its state allows?"""
         quiet = now - self.since
         if self._copy or self.transport.get_write_buffer_size():
+            # The kernel holds megabytes for a slow reader, and says nothing while it drains them: look how far it has come.
+            queued = unsent(self.transport.get_extra_info("socket").fileno())
+            if queued != self._queued:
+                self._queued, self.since = queued, now
+                return False
             return quiet > STALL_SECONDS
         if self.in_head:
             return quiet > HEAD_SECONDS
@@ -630,6 +641,12 @@ def arrival_interface(sock: Any) -> int | None:
         return None
     length, level, kind, index = struct.unpack_from("=Q2iI", options)
     return index if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO) and length >= 28 else None
+
+
+def unsent(connection: int) -> int:
+    """Bytes that the other side of a TCP connection has not acknowledged yet."""
+    queued = fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0\0\0\0")
+    return int.from_bytes(queued, sys.byteorder)
 
 
 def laziest(connections: Iterable[Any]) -> Any:
