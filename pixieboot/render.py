@@ -84,9 +84,13 @@ def ipxe(step: Step, client: Client, assignment: Assignment, site: Site, invento
             return page.built_in("local.ipxe.j2", how="exit1", why=step.why)
 
 
-def grub(step: Step, client: Client, assignment: Assignment, site: Site, inventory: Inventory) -> str:
-    """The step as a GRUB configuration.  What only iPXE can do (scripts, chains, the menu's tools) is left to iPXE."""
-    page = _Page(client, assignment, site, inventory)
+def grub(step: Step, client: Client, assignment: Assignment, site: Site, inventory: Inventory, near: bool = False) -> str:
+    """The step as a GRUB configuration.  What only iPXE can do (scripts, chains, the menu's tools) is left to iPXE.
+
+    near: GRUB came from this host by TFTP and fetches the rest the same way, relative to its $root.  Debian's signed GRUB has no
+    HTTP, may load no module under Secure Boot, and 2.06 knows no port in an address.
+    """
+    page = _Page(client, assignment, site, inventory, "/" if near else None)
     match step:
         case Boot(profile) if profile.menu:
             return page.built_in("menu.grub.j2", **page.menu(images=True))
@@ -97,9 +101,12 @@ def grub(step: Step, client: Client, assignment: Assignment, site: Site, invento
     return page.built_in("ipxe.grub.j2", why=step.why, loaders=page.loaders())
 
 
-def pxelinux(step: Step, client: Client, assignment: Assignment, site: Site, inventory: Inventory) -> str:
-    """The step as a PXELINUX configuration.  Kernels are URLs: that takes lpxelinux.0.  Scripts and chains are left to iPXE."""
-    page = _Page(client, assignment, site, inventory)
+def pxelinux(step: Step, client: Client, assignment: Assignment, site: Site, inventory: Inventory, near: bool = False) -> str:
+    """The step as a PXELINUX configuration.  Scripts and chains are left to iPXE.
+
+    near: files by TFTP, which every pxelinux.0 can; else they are URLs, which takes lpxelinux.0.
+    """
+    page = _Page(client, assignment, site, inventory, "::/" if near else None)
     match step:
         case Boot(profile) if profile.menu:
             return page.built_in("menu.pxelinux.j2", **page.menu(images=True))
@@ -338,10 +345,10 @@ class Image:
 
 
 class _Page:
-    """One client's answer: the names that its templates see."""
+    """One client's answer: the names that its templates see.  near: how the boot program writes the root of our TFTP tree."""
 
-    def __init__(self, client: Client, assignment: Assignment, site: Site, inventory: Inventory) -> None:
-        self._client, self._assignment, self._site, self._inventory = client, assignment, site, inventory
+    def __init__(self, client: Client, assignment: Assignment, site: Site, inventory: Inventory, near: str | None = None) -> None:
+        self._client, self._assignment, self._site, self._inventory, self._near = client, assignment, site, inventory, near
         self._templates = _environment(inventory.templates)
         self._profile: Profile | None = None
         self._names: dict[str, Any] = {
@@ -397,7 +404,9 @@ class _Page:
 
     def built_in(self, name: str, **values: Any) -> str:
         template = self._get(f"{BUILT_IN}{name}")
-        return self._render(template, template.filename or name, {**self._names, "site": self._site, **values})
+        return self._render(
+            template, template.filename or name, {**self._names, "site": self._site, "near": self._near is not None, **values}
+        )
 
     def template(self, name: str, profile: Profile) -> str:
         """One of the operator's templates."""
@@ -433,8 +442,9 @@ class _Page:
         return text
 
     def link(self, text: str, profile: Profile, key: str) -> str:
-        """A path below assets, or a URL, as an absolute URL."""
-        url = self.asset(self.value(text, profile, key))
+        """A path below assets, or a URL, as an absolute URL; or as a path of our TFTP tree for a program that came from there."""
+        path = self.value(text, profile, key)
+        url = self.asset(path) if self._near is None or _URL.match(path) else f"{self._near}assets/{path.lstrip('/')}"
         if " " in url:
             what = f"{key} of profile {profile.name} is {url!r}, an address with a space"
             raise RenderError(profile.where, what, "Write %20 for it.")
@@ -488,7 +498,11 @@ class _Page:
 
     def loaders(self) -> dict[str, str]:
         """GRUB's name of a processor -> the address of iPXE for it."""
-        base = f"{self._site.http_url}/tftp/{self._client.mac.dashed}"
+        base = (
+            f"{self._site.http_url}/tftp/{self._client.mac.dashed}"
+            if self._near is None
+            else f"{self._near}{self._client.mac.dashed}"
+        )
         cpus = {"x86_64": Arch.X64_EFI, "i386": Arch.X86_EFI, "arm64": Arch.ARM64_EFI}
         return {cpu: f"{base}/{quote(self._site.loaders[arch])}" for cpu, arch in cpus.items() if arch in self._site.loaders}
 
@@ -559,7 +573,9 @@ def _grub_word(text: str) -> str:
 
 
 def _grub_url(url: str) -> str:
-    """http://HOST:PORT/PATH as GRUB writes it: (http,HOST:PORT)/PATH.  GRUB speaks neither HTTPS nor %xx."""
+    """http://HOST:PORT/PATH as GRUB writes it: (http,HOST:PORT)/PATH; a path stays one below $root.  No HTTPS, no %xx."""
+    if url.startswith("/"):
+        return _grub_word(url)
     parts = urlsplit(url)
     if parts.scheme != "http":
         raise jinja2.UndefinedError(f"GRUB cannot fetch {url}: it speaks http only\nPut the file below assets.")

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -206,6 +207,26 @@ def test_the_menu_knows_the_way_to_the_disk(platform: str) -> None:
     script = lines(boot(INVENTORY.profiles["menu"], client))
     local = script[script.index(":local") + 1 :]
     assert local[0] == ("exit 1" if platform == "efi" else "iseq ${platform} efi && exit 1 ||")
+
+
+# --- what came by TFTP fetches the rest by TFTP ------------------------------------------------------------------------------
+
+
+def test_grub_that_came_by_tftp_needs_no_http() -> None:
+    near = partial(render.grub, near=True)
+    script = boot(FLATCAR, renderer=near)
+    assert "  linux /assets/flatcar/vmlinuz flatcar.first_boot=1 'ignition.config.url=http://192.168.77.1:8080/ignition?" in script
+    assert "  initrd /assets/flatcar/a.cpio.gz\n" in script
+    assert "insmod" not in script
+    assert "insmod http\n" in boot(replace(FLATCAR, kernel="http://elsewhere.example/vmlinuz"), renderer=near)
+    assert "  chainloader /52-54-00-12-34-56/ipxe.efi\n" in boot(RAW, renderer=near)
+    assert "insmod http" not in boot(INVENTORY.profiles["menu"], renderer=near)
+
+
+def test_pxelinux_that_came_by_tftp_needs_no_http() -> None:
+    script = lines(boot(FLATCAR, renderer=partial(render.pxelinux, near=True)))
+    assert "  KERNEL ::/assets/flatcar/vmlinuz" in script
+    assert "  INITRD ::/assets/flatcar/a.cpio.gz" in script
 
 
 # --- GRUB, PXELINUX, Pixiecore -----------------------------------------------------------------------------------------------

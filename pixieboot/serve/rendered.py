@@ -32,4 +32,4 @@ def text_at(place: Rendered, context: Context, site: Site, peer: str) -> bytes |
     if place.kind == "autoexec":
         return render.autoexec_ipxe(site).encode()
     write = render.grub if place.kind == "grub" else render.pxelinux
-    return write(step, client, assignment, site, context.registry.current).encode()
+    return write(step, client, assignment, site, context.registry.current, near=True).encode()

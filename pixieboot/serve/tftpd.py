@@ -18,7 +18,7 @@ from pixieboot.errors import OperatorError, WireError
 from pixieboot.model import Arrival, Event, Mac
 from pixieboot.serve.blocks import Blocks, Content
 from pixieboot.serve.context import Context
-from pixieboot.serve.files import File, open_boot_file
+from pixieboot.serve.files import File, open_below, open_boot_file, open_root
 from pixieboot.serve.rendered import text_at
 from pixieboot.serve.transfer import Line, Transfer, path_mtu
 from pixieboot.serve.udp import UdpPort
@@ -170,7 +170,17 @@ class TftpService:
         if place.mac:  # a directory of that name may really exist: Raspberry Pis can be told to ask there (TFTP_PREFIX=2)
             with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return open_boot_file(root, (place.mac.dashed, *place.parts), (), follow)
-        return open_boot_file(root, place.parts, settings.loaders.values(), follow)
+        try:
+            return open_boot_file(root, place.parts, settings.loaders.values(), follow)
+        except (FileNotFoundError, NotADirectoryError):
+            if len(place.parts) < 2 or place.parts[0] not in ("assets", "images"):
+                raise
+        # As HTTP serves them: the signed GRUB of Debian and pxelinux.0 can fetch a kernel by TFTP only.
+        assets = open_root(settings.assets)
+        try:
+            return open_below(assets, place.parts[1:], follow_links=True)
+        finally:
+            os.close(assets)
 
     def _file_content(self, file: File, mode: str) -> Content:
         if mode == "netascii":
