@@ -142,7 +142,7 @@ def test_sigterm_ends_it_within_two_seconds(start: Callable[..., Running]) -> No
     daemon.until_event("started")
     began = time.monotonic()
     os.kill(daemon.pid(), signal.SIGTERM)
-    assert daemon.process.wait(5) == 0
+    assert daemon.process.wait(5) == 0, daemon.complained
     assert time.monotonic() - began < 2
     assert daemon.events[-1]["kind"] == "stopped" and "Traceback" not in daemon.complained
 

@@ -1,15 +1,15 @@
 """The API's own sockets: the UNIX socket for root, and api.listen's port if the API is not on the port of machines."""
 
 import asyncio
+import importlib
 import os
 import socket
-from collections.abc import Sequence
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pixieboot.serve import access, api
+from pixieboot.serve import access
 from pixieboot.serve.context import Context
 from pixieboot.serve.feed import Feed
 from pixieboot.serve.history import History
@@ -27,14 +27,14 @@ class ApiService:
         self._token = access.make_token(context.settings)
         self._history = History(access.state_directory(context.settings) / "events.db", context.journal)
         self._feed = Feed(context.journal)
-        self._api = api.Api(context, self._feed, self._history)
         self._path = access.socket_path(context.settings)
-        self.application = self._application(self._token)
+        self._applications: dict[str | None, ASGIApp] = {}  # by the token that they ask for
+        self._loaded, self._stopped = asyncio.Event(), False
 
     @property
     def rest(self) -> ASGIApp | None:
         """What the HTTP service hands on to; None when the API has a port of its own."""
-        return self.application if self._context.settings.api.listen == "same" else None
+        return self._with_token if self._context.settings.api.listen == "same" else None
 
     def bind(self) -> None:
         """Take the sockets.  Raises OperatorError."""
@@ -53,14 +53,23 @@ class ApiService:
 
     async def run(self) -> None:
         """Serve until stopped or cancelled."""
+        # It takes a quarter of a second and more, for which no booting machine waits: not in the loop, and after the start.
+        api: Any = await asyncio.to_thread(importlib.import_module, "pixieboot.serve.api")
+        if self._stopped:
+            return
+        operations = api.Api(self._context, self._feed, self._history)
+        for token in (self._token, None):
+            self._applications[token] = api.application(operations, token, lambda: self._context.settings.http.base_url, ())
+        self._loaded.set()
         async with asyncio.TaskGroup() as tasks:
             for sock, needs_token in self._sockets:
-                server = Server(_config(self.application if needs_token else self._application(None)))
+                server = Server(_config(self._applications[self._token if needs_token else None]))
                 self._servers.append(server)
                 tasks.create_task(server.serve([sock]))
 
     async def stop(self, grace: float) -> None:
         """Send listeners away, let answers under way end, write the history."""
+        self._stopped = True
         self._feed.stop()
         for server in self._servers:
             server.config.timeout_graceful_shutdown = grace  # type: ignore[assignment]
@@ -74,9 +83,9 @@ class ApiService:
             pass  # in a directory of root's: the next start removes it
         await asyncio.get_running_loop().run_in_executor(None, self._history.close)
 
-    def _application(self, token: str | None) -> ASGIApp:
-        more: Sequence[Any] = ()
-        return api.application(self._api, token, lambda: self._context.settings.http.base_url, more)
+    async def _with_token(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._loaded.wait()
+        await self._applications[self._token](scope, receive, send)
 
 
 def _config(application: ASGIApp) -> uvicorn.Config:
