@@ -8,9 +8,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -44,25 +44,26 @@ class Lan:
     process: subprocess.Popen[Any] | None = None
     log: IO[bytes] | None = None
     mode: str = "server"
-    extra: dict[str, Any] = field(default_factory=dict)
+    lease: int = LEASE
+    force: bool = False  # server mode begins at once, without asking who else leases
 
     def start(self) -> None:
         """Start the server under test and wait until it answers."""
-        self.log = (self.directory / "log").open("ab")
+        self.log = self.log or (self.directory / "log").open("ab")
         self.process = self.server.start(*COMMANDS[SERVER](self), stdout=self.log, stderr=self.log, cwd=CHECKOUT)
+        if not self.answers(lambda: self.process is not None and self.process.poll() is None):
+            pytest.fail(f"{SERVER} does not answer:\n{self.said()}")
+
+    def answers(self, alive: Callable[[], bool]) -> bool:
+        """Wait until the server answers, while it is alive."""
         deadline = time.monotonic() + 15
-        while not self.client.ask(self.client.message(DISCOVER, mac(0xFFFFFF), PXE, flags=0x8000), wait=0.2):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"{SERVER} does not answer:\n{self.said()}")
+        while not self.client.ask(self.client.message(DISCOVER, mac(0xFFFFFF), PXE, flags=0x8000), wait=0.1):
+            if not alive() or time.monotonic() > deadline:
+                return False
+        return True
 
     def said(self) -> str:
-        return (self.directory / "log").read_text(errors="replace")
-
-    def kill(self) -> None:
-        """kill -9."""
-        assert self.process
-        self.process.kill()
-        self.server.stop(self.process)
+        return (self.directory / "log").read_text(errors="replace")[-3000:]
 
 
 @contextmanager
@@ -106,8 +107,9 @@ def pixieboot(lan: Lan) -> list[str]:
     routers: [{ADDRESS}]
     dns: [{ADDRESS}]
     domain: lab.example
-    lease_time: {LEASE}s
-    min_lease_time: {MIN_LEASE}s
+    lease_time: {lan.lease}s
+    min_lease_time: {min(lan.lease, MIN_LEASE)}s
+    force: {str(lan.force).lower()}
     max_lease_time: {MAX_LEASE}s
     options: {{ntp-servers: [{ADDRESS}]}}
   - subnet: 10.88.0.0/24
@@ -124,7 +126,7 @@ def pixieboot(lan: Lan) -> list[str]:
     settings = lan.directory / "pixieboot.yaml"
     settings.write_text(
         f"networks:{networks}registry: {registry}\nstate: sqlite:{state}/state.db\nassets: {state}\n"
-        f"tftp: {{root: {state}, port: 6969}}\nlog: {{level: debug}}\n" + lan.extra.get("settings", "")
+        f"tftp: {{root: {state}, port: 6969}}\nlog: {{level: debug}}\n"
     )
     for path in lan.directory.rglob("*.yaml"):
         path.chmod(0o644)

@@ -256,7 +256,7 @@ def test_a_rom_that_obeys_only_one_style_boots_within_nine_tries(net: Lan, clien
         if not roms:
             return
         time.sleep(2.05)  # Styles.APART
-    pytest.fail(f"{roms} were never understood:\n{net.said()[-2000:]}")
+    pytest.fail(f"{roms} were never understood:\n{net.said()}")
 
 
 # ---------------------------------------------------------------------- last
