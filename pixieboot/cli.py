@@ -46,6 +46,7 @@ def operator_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 # Commands of other modules, imported when they are called: `serve` shall not wait for tables and probes.
 ELSEWHERE = {
     "boot": "pixieboot.operator",
+    "doctor": "pixieboot.operator",
     "events": "pixieboot.operator",
     "explain": "pixieboot.operator",
     "leases": "pixieboot.operator",

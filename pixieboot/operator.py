@@ -405,6 +405,32 @@ def token(config: Path | None) -> None:
     click.echo(read_token(settings.load(settings_path(config), {})))
 
 
+@click.command()
+@config_option
+@json_option
+@click.option("--no-probe", is_flag=True, help="Do not ask the network for other DHCP servers (saves 4 s).")
+@operator_errors
+def doctor(no_probe: bool, config: Path | None, as_json: bool) -> None:
+    """Check this host and its networks: ports, rights, loaders, firewall, clock, other DHCP servers.
+
+    Exits with 1 when there is a fault.  Example: sudo pixieboot doctor
+    """
+    from pixieboot import doctor as checks
+
+    found = []
+    for check in checks.examine_host(settings_path(config), probe=not no_probe):
+        found.append(check)
+        if as_json:
+            continue
+        colour = {"ok": "green", "warning": "yellow", "fault": "red"}[check.level]
+        click.echo(f"{click.style(f'{check.level:<8}', fg=colour)}{check.name}: {printable(check.what, 1000)}")
+        for line in check.mend.splitlines():
+            click.echo(f"        {line}")
+    if as_json:
+        click.echo(checks.as_json(found))
+    sys.exit(1 if any(check.level == "fault" for check in found) else 0)
+
+
 def registry_of(config: Path | None) -> Path:
     """The registry's directory, by the settings."""
     from pixieboot import config as settings

@@ -24,7 +24,7 @@ LAYERS = (
     {"journal"},
     {"config"},
     {"serve"},
-    {"doctor", "simulate", "images", "lab", "install", "client", "adopt", "routerhelp"},
+    {"doctor", "simulate", "images", "lab", "install", "client", "adopt", "routerhelp", "bootprogram", "firewall"},
     {"cli"},
     {"operator"},  # the commands that cli.py imports when they are called
     {"__main__"},
