@@ -71,8 +71,12 @@ packages() {
     # shellcheck disable=SC2086 # a list of words
     apt_get install -y --no-install-recommends $lacking 2>/dev/null && return 0
     apt_get update || die "apt-get update failed: is the network up?"
+    updated=$output # apt-get update succeeds also when it got nothing
     # shellcheck disable=SC2086
-    apt_get install -y --no-install-recommends $lacking || die "apt-get could not install: $lacking"
+    apt_get install -y --no-install-recommends $lacking || {
+        printf '%s\n' "$updated" | grep '^[EW]' >&2
+        die "apt-get could not install: $lacking"
+    }
 }
 
 # --- Python ---------------------------------------------------------------------------------------------------------
