@@ -200,7 +200,7 @@ def test_the_counter_rolls_over_to_0_and_the_transfer_goes_on(windowsize: int) -
 
 def sends(transfer: ReadTransfer) -> list[tuple[float, Send]]:
     """What a transfer sends, and when, to a peer that says nothing any more."""
-    found = []
+    found: list[tuple[float, Send]] = []
     while transfer.result is None:
         now = transfer.deadline
         if send := transfer.expire(now):

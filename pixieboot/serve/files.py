@@ -62,7 +62,7 @@ def open_below(root_fd: int, parts: Sequence[str], follow_links: bool = False) -
     stay below the root.  A FIFO or a device never blocks: it is not opened at all.
     """
     rest, links = list(parts), 0
-    if not rest or any(part in ("", ".", "..") or "/" in part or "\0" in part for part in rest):
+    if not rest or any(part in ("", ".", "..") or "/" in part or "\0" in part or not _encodable(part) for part in rest):
         raise FileNotFoundError(errno.ENOENT, "not a path below the root", "/".join(parts))
     while True:
         try:
@@ -70,7 +70,7 @@ def open_below(root_fd: int, parts: Sequence[str], follow_links: bool = False) -
         except _Link as link:
             links += 1
             if not follow_links:
-                raise PermissionError(errno.ELOOP, "a symbolic link, and follow_links is off", "/".join(parts)) from None
+                raise PermissionError(errno.EACCES, "a symbolic link, and follow_links is off", "/".join(parts)) from None
             if links > MOST_LINKS:
                 raise OSError(errno.ELOOP, "too many symbolic links", "/".join(parts)) from None
             rest = _resolved(root_fd, rest[: link.depth], link.target) + rest[link.depth + 1 :]
@@ -130,7 +130,7 @@ def _walk(root_fd: int, parts: Sequence[str]) -> File:
         for depth, part in enumerate(parts[:-1]):
             try:
                 deeper = os.open(part, _DIRECTORY, dir_fd=directory)
-            except (NotADirectoryError, OSError) as error:
+            except OSError as error:
                 if error.errno in (errno.ENOTDIR, errno.ELOOP):
                     _raise_if_link(directory, part, depth)
                 raise
@@ -169,6 +169,14 @@ def _refuse_irregular(mode: int, name: str) -> None:
 def _raise_if_link(directory: int, name: str, depth: int) -> None:
     with suppress(OSError):
         raise _Link(depth, os.readlink(name, dir_fd=directory))
+
+
+def _encodable(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeError:
+        return False
+    return True
 
 
 def _resolved(root_fd: int, before: Sequence[str], target: str) -> list[str]:

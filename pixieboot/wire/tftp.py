@@ -101,8 +101,7 @@ def encode(packet: Packet) -> bytes:
             return b"\0\x04" + block.to_bytes(2)
         case Error(code, message):
             return b"\0\x05" + code.to_bytes(2) + _strings([message.replace("\0", " ")[:LONGEST_MESSAGE]])
-        case OptionAck(options):
-            return b"\0\x06" + _strings(_flat(options))
+    return b"\0\x06" + _strings(_flat(packet.options))
 
 
 def acknowledgement(block: int) -> bytes:
