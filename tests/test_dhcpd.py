@@ -1,0 +1,334 @@
+"""The DHCP service on real sockets, in this process: what happens around an answer."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pixieboot import config
+from pixieboot.errors import OperatorError
+from pixieboot.journal import Journal
+from pixieboot.leases import Leases
+from pixieboot.model import Event, LeaseState, Mac, Network, Pool
+from pixieboot.registry import Registry
+from pixieboot.registry.sqlite import StateStore, StoreError
+from pixieboot.serve import neighbours
+from pixieboot.serve.context import Context
+from pixieboot.serve.dhcpd import DhcpService
+from pixieboot.serve.links import Link, Sites, read_links
+from pixieboot.serve.udp import UdpPort, others
+from tests.netns import Host, Switch
+from tests.netns import Network as Cables
+from tests.wire.client import ACK, DISCOVER, OFFER, PXE, REQUEST, UEFI, Answer, Client, mac
+
+pytestmark = pytest.mark.needs_root
+SERVER = Network(interface="eth0", mode="server", pools=(Pool(0x0A080064, 0x0A0800C8),), force=True, probe=False)
+PROXY = Network(interface="eth0")
+WHO = mac(0x77)
+
+
+@pytest.fixture(scope="module")
+def wire() -> Iterator[Switch]:
+    with Cables("dhcpd") as cables:
+        yield cables.switch()
+
+
+@pytest.fixture(scope="module")
+def host(wire: Switch) -> Host:
+    return wire.host("server", "10.8.0.1/24")
+
+
+@pytest.fixture(scope="module")
+def client(wire: Switch) -> Iterator[Client]:
+    with Client(wire.host("client")) as it:
+        yield it
+
+
+class Served:
+    """A running service, what it knows, and what it told the journal."""
+
+    def __init__(self, context: Context, service: DhcpService) -> None:
+        self.context, self.service = context, service
+        self.events: list[Event] = []
+        context.journal.listen(self.events.append)
+
+    async def ask(self, client: Client, kind: int, options: dict[int, bytes], who: bytes = WHO, **how: Any) -> list[Answer]:
+        message = client.message(kind, who, options)
+        return await asyncio.to_thread(lambda: client.ask(message, **{"wait": 1.0, **how}))
+
+    def told(self, kind: str) -> list[Event]:
+        return [event for event in self.events if event.kind == kind]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def serving(host: Host, directory: Path, *networks: Network, machines: str = "", **changes: Any) -> AsyncIterator[Served]:
+    registry_path = directory / "registry"
+    registry_path.mkdir(exist_ok=True)
+    (registry_path / "machines.yaml").write_text(machines)
+    settings = replace(config.load(None, {}), networks=networks, registry=str(registry_path), **changes)
+    registry = Registry(settings.registry)
+    registry.load()
+    store = StateStore.open(directory / "state.db")
+
+    def links() -> list[Link]:
+        with host.entered():
+            return read_links()
+
+    with host.entered():
+        sites = Sites(settings, settings.loaders, links)
+        context = Context(settings, registry, store, Leases(store.leases()), Journal(io.StringIO()), sites)
+        service = DhcpService(context)
+        service.bind()
+        sites.start()
+    served = Served(context, service)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(service.run())
+            await asyncio.sleep(0)
+            yield served
+            running.cancel()
+    finally:
+        await service.stop(0)
+        sites.close()
+        store.close()
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other servers are waited for half a second instead of three and a half."""
+    monkeypatch.setattr(neighbours, "TRIES", (0.0, 0.1, 0.1))
+    monkeypatch.setattr(neighbours, "PATIENCE", 0.3)
+
+
+def test_a_lease_that_cannot_be_kept_is_not_acknowledged_and_somebody_is_told(
+    host: Host, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with serving(host, tmp_path, SERVER) as served:
+            (offer,) = await served.ask(client, DISCOVER, {})
+            chosen = {50: bytes(map(int, offer.message.yiaddr.split("."))), 54: offer.message.options[54]}
+            commit = StateStore._commit
+            monkeypatch.setattr(StateStore, "_commit", lambda *_: StoreError(28, "the disk is full"))
+            assert await served.ask(client, REQUEST, chosen, wait=0.3) == []
+            (alarm,) = served.told("lease not kept")
+            assert alarm.level == "alarm" and alarm.mac == Mac.of(WHO) and "disk is full" in alarm.detail["why"]
+            record = served.context.leases.at(offer.message.yiaddr)
+            assert record is None or record.state is not LeaseState.BOUND
+            monkeypatch.setattr(StateStore, "_commit", commit)
+            (ack,) = await served.ask(client, REQUEST, chosen)
+            assert ack.type == ACK
+
+    asyncio.run(work())
+
+
+def test_server_mode_does_not_begin_beside_another_server(wire: Switch, host: Host, client: Client, tmp_path: Path) -> None:
+    other = wire.host("other", "10.8.0.2/24", mac="52:54:00:00:08:02")
+    dnsmasq = other.start(
+        *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file=", "--no-ping"),
+        *("--interface=eth0", "--dhcp-range=10.8.0.50,10.8.0.60", "--dhcp-leasefile=/dev/null", "--log-facility=/dev/null"),
+    )
+
+    async def refused() -> None:
+        async with serving(host, tmp_path, replace(SERVER, force=False)):
+            await asyncio.sleep(5)
+
+    async def forced() -> None:
+        async with serving(host, tmp_path, SERVER) as served:
+            await served.until(lambda: served.told("other DHCP server"))
+            (event,) = served.told("other DHCP server")
+            assert event.detail["server"] == "10.8.0.2" and event.level == "info"
+
+    async def beside() -> None:
+        async with serving(host, tmp_path, PROXY) as served:
+            await served.until(lambda: served.told("other DHCP server"))
+            assert [known.address for known in served.service.neighbours.present()] == ["10.8.0.2"]
+
+    try:
+        with pytest.raises(ExceptionGroup) as group:
+            asyncio.run(refused())
+        (error,) = group.value.exceptions
+        assert isinstance(error, OperatorError)
+        assert error.what == "a DHCP server 10.8.0.2 (52:54:00:00:08:02) leases addresses on eth0 already"
+        assert "force: true" in error.mend and "dhcp: proxy" in error.mend
+        asyncio.run(forced())
+        asyncio.run(beside())
+    finally:
+        other.stop(dnsmasq)
+
+
+def test_a_server_that_clients_name_is_an_alarm_in_server_mode(host: Host, client: Client, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(host, tmp_path, replace(SERVER, force=False)) as served:
+            assert await served.ask(client, DISCOVER, {}, wait=0.2) == []  # not before it is known who else leases here
+            await asyncio.sleep(0.6)
+            (offer,) = await served.ask(client, DISCOVER, {})
+            assert offer.type == OFFER
+            assert await served.ask(client, REQUEST, {50: b"\x0a\x08\0\x50", 54: b"\x0a\x08\0\x09"}, wait=0.3) == []
+            (event,) = served.told("other DHCP server")
+            assert (event.level, event.detail["server"]) == ("alarm", "10.8.0.9")
+
+    asyncio.run(work())
+
+
+def test_strangers_are_left_to_another_pxe_server(wire: Switch, host: Host, client: Client, tmp_path: Path) -> None:
+    other = wire.host("otherpxe", "10.8.0.3/24")
+    dnsmasq = other.start(
+        *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file="),
+        *("--interface=eth0", "--dhcp-range=10.8.0.0,proxy", "--pxe-service=X86-64_EFI,x,ipxe.efi", "--log-facility=/dev/null"),
+    )
+    known = f"web1: {{mac: '{mac(0x78).hex(':')}'}}\n"
+
+    async def work() -> None:
+        async with serving(host, tmp_path, PROXY, machines=known) as served:
+            await served.until(lambda: served.told("other PXE server"))
+            # dnsmasq answers as well: only ours count
+            ours = [a for a in await served.ask(client, DISCOVER, UEFI, wanted=9, wait=0.4) if a.source == "10.8.0.1"]
+            assert ours == []
+            described = await served.ask(client, DISCOVER, UEFI, mac(0x78), wanted=9, wait=0.4)
+            assert "10.8.0.1" in {answer.source for answer in described}
+
+    try:
+        asyncio.run(work())
+    finally:
+        other.stop(dnsmasq)
+
+
+def test_a_machine_that_needs_it_is_answered_late_and_others_meanwhile(host: Host, client: Client, tmp_path: Path) -> None:
+    slow = f"pi: {{mac: '{WHO.hex(':')}', reply_delay: 1s}}\n"
+
+    async def work() -> None:
+        async with serving(host, tmp_path, PROXY, machines=slow) as served:
+            late = client.message(DISCOVER, WHO, PXE)
+            client.send(late)
+            (quick,) = await served.ask(client, DISCOVER, PXE, mac(0x79))
+            assert quick.seconds < 0.5
+            (answer,) = await asyncio.to_thread(lambda: client.answers(lambda a: a.message.xid == late.xid, 2.0))
+            assert answer.message.chaddr == WHO
+
+    asyncio.run(work())
+
+
+def test_a_style_that_leads_nowhere_is_changed_and_what_worked_stays(
+    host: Host, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pixieboot.pxe.Styles.APART", 0.0)
+
+    async def work() -> None:
+        async with serving(host, tmp_path, PROXY) as served:
+            for _ in range(3):
+                await served.ask(client, DISCOVER, UEFI)
+            (change,) = served.told("style")
+            assert change.detail["style"] in ("direct", "menu")  # after binl, where UEFI begins
+            key = Mac.of(WHO)
+            assert served.context.store.state(key).reply_style == change.detail["style"]
+            loaded = {"path": f"{key.dashed}/ipxe.efi", "bytes": 1}
+            served.context.journal.record(Event(2e9, key, "tftp", "sent", loaded))
+            (works,) = served.told("style works")
+            assert works.detail["style"] == change.detail["style"]
+            for _ in range(9):  # and when none works at all, the operator is told what to set on the router
+                await served.ask(client, DISCOVER, UEFI)
+            assert [event.level for event in served.told("style")] == ["warning", "warning", "warning", "alarm"]
+            assert "option 67" in served.told("style")[-1].detail["why"]
+
+    asyncio.run(work())
+    store = StateStore.open(tmp_path / "state.db")
+    assert store.state(Mac.of(WHO)).reply_style
+    store.close()
+
+
+def test_a_loader_loaded_three_times_without_its_script_is_changed(host: Host, client: Client, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(host, tmp_path, PROXY) as served:
+            key = Mac.of(WHO)
+
+            def load(at: float, times: int, name: str) -> None:
+                for number in range(times):
+                    detail = {"path": f"{key.dashed}/{name}", "bytes": number}
+                    served.context.journal.record(Event(at + number, key, "tftp", "sent", detail))
+
+            (offer,) = await served.ask(client, DISCOVER, UEFI)
+            assert offer.message.file.endswith(b"/ipxe.efi")
+            now = served.service._clock()
+            load(now, 2, "ipxe.efi")
+            served.context.journal.record(Event(now + 3, key, "http", "script", {"path": "/ipxe"}))
+            load(now + 4, 2, "ipxe.efi")
+            assert not served.told("loop")
+            load(now + 10, 1, "ipxe.efi")
+            (loop,) = served.told("loop")
+            assert "3 times" in loop.detail["why"]
+            (offer,) = await served.ask(client, DISCOVER, UEFI)
+            assert offer.message.file.endswith(b"/snponly.efi")
+            load(now + 20, 3, "snponly.efi")
+            (offer,) = await served.ask(client, DISCOVER, UEFI)
+            assert offer.message.file.endswith(b"/ipxe.efi")
+
+    asyncio.run(work())
+
+
+def test_a_link_that_comes_late_is_served(wire: Switch, host: Host, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(host, tmp_path) as served:
+            late = wire._network.switch("late")
+            late.plug(host, "eth9", "10.9.0.1/24")
+            with Client(late.host("machine")) as there:
+                await served.until(lambda: any(site.interface == "eth9" for site in served.context.sites.sites))
+                (offer,) = await served.ask(there, DISCOVER, UEFI)
+                assert (offer.source, offer.message.siaddr) == ("10.9.0.1", "10.9.0.1")
+            host.ip("link", "delete", "eth9")
+
+    asyncio.run(work())
+
+
+def test_what_is_ignored_or_malformed_is_told_once_with_its_reason(host: Host, client: Client, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(host, tmp_path, PROXY) as served:
+            for _ in range(3):
+                await served.ask(client, DISCOVER, {60: b"MSFT 5.0"}, wait=0.1)
+                client.send(b"\x01\x01\x06" + bytes(10))
+                client.send(b"\x01\x01\x06" + bytes(20))
+            await served.until(lambda: served.context.journal.counts.get(("dhcp", "malformed"), 0) == 6)
+            (ignored,), (malformed,) = served.told("ignored"), served.told("malformed")
+            assert "neither a PXE nor an HTTP boot client" in ignored.detail["why"] and ignored.mac == Mac.of(WHO)
+            assert "the shortest is" in malformed.detail["why"]
+
+    asyncio.run(work())
+
+
+def test_the_same_question_gets_the_same_answer_until_a_fact_changes(host: Host, client: Client, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(host, tmp_path, PROXY, machines=f"web1: {{mac: '{WHO.hex(':')}'}}\n") as served:
+            payloads = [(await served.ask(client, DISCOVER, UEFI))[0].payload for _ in range(2)]
+            assert payloads[0][8:] == payloads[1][8:] and payloads[0][4:8] != payloads[1][4:8]
+            state = served.context.store.state("web1")
+            served.context.store.set_state("web1", replace(state, reply_style="direct"))
+            (offer,) = await served.ask(client, DISCOVER, UEFI)
+            assert offer.option(43) == b"\6\1\x08\xff"
+            path = tmp_path / "registry" / "machines.yaml"
+            path.write_text(f"web1: {{mac: '{WHO.hex(':')}', loader: shimx64.efi}}\n")
+            served.context.registry.reload()
+            (offer,) = await served.ask(client, DISCOVER, UEFI)
+            assert offer.message.file.endswith(b"/shimx64.efi")
+
+    asyncio.run(work())
+
+
+def test_with_dhcp_off_no_port_is_taken(host: Host, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(host, tmp_path, Network(interface="eth0", mode="off")):
+            with host.entered():
+                assert others(67) == []
+                other = UdpPort(67)
+                other.bind()
+                other.close()
+
+    asyncio.run(work())
