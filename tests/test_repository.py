@@ -39,6 +39,8 @@ def test_every_module_has_its_test() -> None:
             continue
         if len(parts) == 2 and parts[0] == "wire":
             names = {f"test_wire_{parts[1]}"}
+        elif parts[0] == "lab":
+            names = {"test_netns" if parts[-1] == "hosts" else "test_lab"}
         else:
             names = {f"test_{parts[-1]}", "test_" + "_".join(parts)}
         # The __init__ of a package that only says what is in it needs none.
@@ -131,6 +133,23 @@ def commands() -> list[tuple[str, list[str]]]:
     return found
 
 
+def leaves(group: click.Group) -> dict[str, click.Command]:
+    """The commands of a group by name, loaded; hidden ones are nobody's business."""
+    context = click.Context(group)
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: command for name, command in found.items() if command and not command.hidden}
+
+
+def everything(commands: dict[str, click.Command]) -> Iterator[tuple[str, click.Command]]:
+    for name, command in commands.items():
+        yield name, command
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {inner}", found) for inner, found in everything(leaves(command)))
+
+
+COMMANDS = leaves(cli.main)
+
+
 @pytest.mark.parametrize(
     "where, words", [pytest.param(where, words, id=f"{where} {' '.join(words)}") for where, words in commands()]
 )
@@ -145,8 +164,9 @@ def test_a_command_in_a_document_exists(where: str, words: list[str]) -> None:
     options = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h", "--version"}
     for word in words[1:]:
         if isinstance(command, click.Group) and not word.startswith("-"):
-            assert word in command.commands, f"{where}: pixieboot has no command {word}"
-            command = command.commands[word]
+            known = COMMANDS if command is cli.main else leaves(command)
+            assert word in known, f"{where}: pixieboot has no command {word}"
+            command = known[word]
             options |= {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
         elif word.startswith("-"):
             assert word.partition("=")[0] in options, f"{where}: {command.name} has no option {word}"
@@ -154,7 +174,7 @@ def test_a_command_in_a_document_exists(where: str, words: list[str]) -> None:
 
 def test_every_command_is_in_the_reference() -> None:
     reference = (TOP / "docs/reference.md").read_text()
-    missing = [name for name, command in cli.main.commands.items() if not command.hidden and f"`{name}" not in reference]
+    missing = [name for name in COMMANDS if f"`{name}" not in reference]
     assert not missing, f"docs/reference.md does not tell of: {', '.join(missing)}"
 
 
@@ -162,8 +182,7 @@ def test_every_option_is_in_the_reference() -> None:
     reference = (TOP / "docs/reference.md").read_text()
     missing = [
         f"{name} {option}"
-        for name, command in cli.main.commands.items()
-        if not command.hidden
+        for name, command in everything(COMMANDS)
         for parameter in command.params
         for option in parameter.opts
         if option.startswith("--") and option not in reference
@@ -172,7 +191,7 @@ def test_every_option_is_in_the_reference() -> None:
 
 
 def test_every_command_shows_an_example() -> None:
-    without = [name for name, command in cli.main.commands.items() if "pixieboot" not in (command.help or "")]
+    without = [name for name, command in COMMANDS.items() if "pixieboot" not in (command.help or "")]
     assert not without, f"no example in the help of: {', '.join(without)}"
 
 
