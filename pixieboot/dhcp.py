@@ -6,6 +6,7 @@ nothing else, and for port 4011, which answers whatever such a client asks there
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pixieboot.leases import Holder, Leases, inside
@@ -53,7 +54,7 @@ _BOOT_OPTIONS = frozenset((43, 60, 66, 67, 150, 175, 208, 209, 210, 211, *range(
 _NO_BOOT_OPTIONS_OF_NETWORK = frozenset((43, 60, 66, 67))  # for all clients of a network; boot data is for this client
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Destination:
     """Where a reply goes.  mac set: to it at layer 2, for nothing else reaches a client without an address; else broadcast."""
 
@@ -348,12 +349,7 @@ class _Server:
         reply.yiaddr = address
         if kind == wire.ACK:
             reply.ciaddr = message.ciaddr
-        data: dict[int, bytes] = {}
-        if seconds:
-            data[wire.LEASE_TIME] = seconds.to_bytes(4, "big")
-            data[wire.T1] = (seconds // 2).to_bytes(4, "big")
-            data[wire.T2] = (seconds * 7 // 8).to_bytes(4, "big")
-        data |= _parameters(site)
+        data = {**_times(seconds), **_parameters(site)}
         machine = self.assignment.machine
         if machine and machine.hostname:
             data[wire.HOST_NAME] = machine.hostname.encode()
@@ -416,6 +412,15 @@ def _destination(message: Message, client: Client, address: str) -> Destination:
     if message.flags & wire.BROADCAST_FLAG or (message.htype, message.hlen) != _ETHERNET:
         return Destination(BROADCAST, CLIENT_PORT)
     return Destination(address, CLIENT_PORT, client.mac)
+
+
+@lru_cache(1024)
+def _times(seconds: int) -> Mapping[int, bytes]:
+    """The lease time and when to renew and rebind (RFC 2131 §4.4.5); nothing for 0, which is no lease."""
+    if not seconds:
+        return {}
+    times = {wire.LEASE_TIME: seconds, wire.T1: seconds // 2, wire.T2: seconds * 7 // 8}
+    return {code: time.to_bytes(4, "big") for code, time in times.items()}
 
 
 def _override(reply: Message, data: dict[int, bytes], assignment: Assignment, only: frozenset[int] | None) -> None:

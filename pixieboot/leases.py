@@ -29,7 +29,7 @@ _UNDOABLE = 8192  # bindings that a store may still fail to keep
 _BIND, _OFFER, _DECLINED, _EXPIRED = LeaseState.BOUND, LeaseState.OFFERED, LeaseState.DECLINED, LeaseState.EXPIRED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Holder:
     """Who asks for an address.
 

@@ -12,9 +12,9 @@ with direct and UEFI with binl, the file in both answers; Styles moves on when a
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 from pixieboot.model import ARCH_CODES, NO_ADDRESS, Arch, Assignment, Client, FetchScript, Loader, LoadNBP, Mac, Site, parse_uuid
 from pixieboot.wire.dhcp import (
@@ -48,37 +48,56 @@ STYLES = ("direct", "binl", "menu")
 
 def client_of(message: Message) -> Client:
     """Who asks, from what it says of itself.  Total: any message gives a client."""
-    options = message.options
-    mac = Mac.of(message.chaddr)
-    vendor = options.get(VENDOR_CLASS, b"")
-    arch, code, http = _arch(options.get(CLIENT_ARCH), vendor)
-    guid = options.get(CLIENT_UUID, b"")
-    if USER_CLASS in options or IPXE in options:
-        loader = _ipxe(options)
-    else:
-        loader = Loader.FIRMWARE
-    serial = None
+    option = message.options.get
+    return _client(
+        message.chaddr,
+        message.ciaddr,
+        option(VENDOR_CLASS),
+        option(CLIENT_ARCH),
+        option(CLIENT_UUID),
+        option(USER_CLASS),
+        option(IPXE),
+        option(HOST_NAME),
+    )
+
+
+@lru_cache(4096)
+def _client(
+    chaddr: bytes,
+    ciaddr: str,
+    vendor: bytes | None,
+    arches: bytes | None,
+    guid: bytes | None,
+    classes: bytes | None,
+    ipxe: bytes | None,
+    hostname: bytes | None,
+) -> Client:
+    """client_of by the parts of the message that it looks at: a machine says the same of itself again and again."""
+    mac = Mac.of(chaddr)
+    arch, code, http = _arch(arches, vendor or b"")
+    loader, serial = Loader.FIRMWARE, None
+    if classes is not None or ipxe is not None:
+        loader = _ipxe(classes or b"", ipxe)
     if loader is Loader.FIRMWARE:
-        if vendor[:10] == HTTP_CLIENT or (http and vendor[:9] != PXE_CLIENT):
+        if _is_raspberry_pi(mac, vendor, arches, arch, code, guid):
+            loader, serial = Loader.RASPBERRY_PI, _pi_serial(guid or b"")
+        elif (vendor is not None and vendor.startswith(HTTP_CLIENT)) or (http and not (vendor or b"").startswith(PXE_CLIENT)):
             loader = Loader.FIRMWARE_HTTP
-        elif guid[1:4] == b"RPi" or mac[:8] in RASPBERRY_PI_OUIS:
-            if _is_raspberry_pi(options, arch, code):
-                loader, serial = Loader.RASPBERRY_PI, _pi_serial(guid)
     labels = {}
     if vendor:
         labels["vendor"] = _text(vendor)
-    if HOST_NAME in options:
-        labels["hostname"] = _text(options[HOST_NAME])
+    if hostname:
+        labels["hostname"] = _text(hostname)
     return Client(
         mac,
         arch,
         loader,
-        uuid=parse_uuid(guid[1:].hex()) if len(guid) == 17 and guid[0] == 0 else None,
+        uuid=parse_uuid(guid[1:].hex()) if guid and len(guid) == 17 and guid[0] == 0 else None,
         serial=serial,
         vendor_class=labels.get("vendor", ""),
-        address=None if message.ciaddr == NO_ADDRESS else message.ciaddr,
+        address=None if ciaddr == NO_ADDRESS else ciaddr,
         arch_code=code,
-        labels=labels,
+        labels=MappingProxyType(labels),
     )
 
 
@@ -96,7 +115,6 @@ def is_boot_client(message: Message, client: Client) -> bool:
     return CLIENT_ARCH in message.options or calls_itself_boot_client(message, client)
 
 
-@lru_cache(1024)
 def _arch(codes: bytes | None, vendor: bytes) -> tuple[Arch | None, int | None, bool]:
     """(architecture, the number it comes from, over HTTP): the first known code of option 93, else `Arch:` in option 60."""
     numbers = [int.from_bytes(codes[at : at + 2], "big") for at in range(0, len(codes) - 1, 2)] if codes else []
@@ -111,16 +129,16 @@ def _arch(codes: bytes | None, vendor: bytes) -> tuple[Arch | None, int | None, 
     return None, numbers[0] if numbers else None, False
 
 
-def _ipxe(options: Mapping[int, bytes]) -> Loader:
+def _ipxe(classes: bytes, ipxe: bytes | None) -> Loader:
     """IPXE if it says so (77) or shows its features (175; FlexBoot says no more) and can fetch a script by HTTP.
 
     A NIC's own iPXE without HTTP is firmware like any other: it loads ours first.
     """
-    classes = user_classes(options.get(USER_CLASS, b""))
-    if IPXE not in options:
-        return Loader.IPXE if b"iPXE" in classes else Loader.FIRMWARE
-    features = {code for code, _ in parts(options[IPXE])}
-    if b"gPXE" in classes or (features and _HTTP_FEATURE not in features):
+    found = user_classes(classes)
+    if ipxe is None:
+        return Loader.IPXE if b"iPXE" in found else Loader.FIRMWARE
+    features = {code for code, _ in parts(ipxe)}
+    if b"gPXE" in found or (features and _HTTP_FEATURE not in features):
         return Loader.FIRMWARE
     return Loader.IPXE
 
@@ -137,17 +155,18 @@ def user_classes(value: bytes) -> list[bytes]:
     return classes
 
 
-def _is_raspberry_pi(options: Mapping[int, bytes], arch: Arch | None, code: int | None) -> bool:
-    """Its boot ROM, not UEFI or an operating system on the same board.  The ROM says it is a BIOS (arch 0).
+def _is_raspberry_pi(
+    mac: Mac, vendor: bytes | None, arches: bytes | None, arch: Arch | None, code: int | None, guid: bytes | None
+) -> bool:
+    """Is it the boot ROM of one, known by its GUID or its MAC, not UEFI or an operating system on the same board?
 
-    Some ROMs leave option 60 out of their REQUEST (rpi-eeprom #82), but never 93 or 97.
+    The ROM says it is a BIOS (arch 0).  Some leave option 60 out of their REQUEST (rpi-eeprom #82), but not 93 and 97.
     """
+    if not ((guid and guid[1:4] == b"RPi") or mac[:8] in RASPBERRY_PI_OUIS):
+        return False
     if code is not None and arch not in (Arch.X86_BIOS, Arch.RPIBOOT):
         return False
-    vendor = options.get(VENDOR_CLASS)
-    if vendor is None:
-        return CLIENT_ARCH in options or CLIENT_UUID in options
-    return vendor[:9] == PXE_CLIENT
+    return vendor.startswith(PXE_CLIENT) if vendor is not None else arches is not None or guid is not None
 
 
 def _pi_serial(guid: bytes) -> str | None:
@@ -161,7 +180,6 @@ def _pi_serial(guid: bytes) -> str | None:
     return f"{int.from_bytes(guid[13:], 'little'):08x}"
 
 
-@lru_cache(1024)
 def _text(value: bytes) -> str:
     """A client's text, up to a NUL at its end.  Whatever it holds: whoever prints it has to escape it."""
     return value.rstrip(b"\0").decode("utf-8", "replace")

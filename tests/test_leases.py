@@ -118,10 +118,10 @@ def test_rfc2131_4_3_1_never_used_before_used() -> None:
 
 def test_rfc2131_4_3_1_least_recently_used_of_the_used() -> None:
     leases = Leases()
-    held = {who: dora(leases, who) for who in (ANNA, BERT, CARL, DORA)}
+    held = {who.key: dora(leases, who) for who in (ANNA, BERT, CARL, DORA)}
     for at, who in enumerate((CARL, ANNA, DORA, BERT)):
-        leases.release(who, held[who], NOW + at)
-    assert offered(leases, EMIL, now=NOW + 9) == held[CARL]
+        leases.release(who, held[who.key], NOW + at)
+    assert offered(leases, EMIL, now=NOW + 9) == held[CARL.key]
 
 
 def test_least_recently_used_over_all_pools() -> None:
@@ -535,9 +535,9 @@ def test_the_next_addresses_are_probed_ahead_of_need() -> None:
 
 def test_addresses_that_came_back_are_probed_too() -> None:
     leases = Leases()
-    held = {who: dora(leases, who) for who in (ANNA, BERT, CARL, DORA)}
-    leases.release(CARL, held[CARL], NOW)
-    assert leases.to_probe(SITE, 3, NOW) == [held[CARL]]
+    held = [dora(leases, who) for who in (ANNA, BERT, CARL, DORA)]
+    leases.release(CARL, held[2], NOW)
+    assert leases.to_probe(SITE, 3, NOW) == [held[2]]
 
 
 def test_a_fresh_address_is_one_nobody_asked_about() -> None:
