@@ -62,11 +62,14 @@ def open_below(root_fd: int, parts: Sequence[str], follow_links: bool = False) -
     stay below the root.  A FIFO or a device never blocks: it is not opened at all.
     """
     rest, links = list(parts), 0
-    if not rest or any(part in ("", ".", "..") or "/" in part or "\0" in part or not _encodable(part) for part in rest):
-        raise FileNotFoundError(errno.ENOENT, "not a path below the root", "/".join(parts))
+    for part in rest or [""]:
+        if part in ("", ".", "..") or "/" in part:
+            raise FileNotFoundError(errno.ENOENT, "not a path below the root", "/".join(parts))
     while True:
         try:
             return _walk(root_fd, rest)
+        except ValueError:  # NUL, or characters that no file name can have
+            raise FileNotFoundError(errno.ENOENT, "not a file name", "/".join(parts)) from None
         except _Link as link:
             links += 1
             if not follow_links:
@@ -169,14 +172,6 @@ def _refuse_irregular(mode: int, name: str) -> None:
 def _raise_if_link(directory: int, name: str, depth: int) -> None:
     with suppress(OSError):
         raise _Link(depth, os.readlink(name, dir_fd=directory))
-
-
-def _encodable(name: str) -> bool:
-    try:
-        os.fsencode(name)
-    except UnicodeError:
-        return False
-    return True
 
 
 def _resolved(root_fd: int, before: Sequence[str], target: str) -> list[str]:

@@ -9,6 +9,7 @@ import logging
 import os
 import resource
 import time
+from collections import deque
 from contextlib import suppress
 from typing import Any
 
@@ -31,9 +32,12 @@ LONGEST_NETASCII = 16 << 20  # converted whole, in memory
 TOTAL = 4000  # transfers at once, if the limit of open files allows
 PER_SOURCE = 1000  # of them to one address: a whole rack behind one NAT
 SILENT_PER_SOURCE = 256  # of those that have not acknowledged anything yet
+FLOOD = 64  # of those altogether: what may wait until the first ACK waits
 DESCRIPTORS = 3  # of one transfer: its socket, its stranger's socket, its file
 SPARE_DESCRIPTORS = 512  # of the rest of the daemon
 FORGET = 60.0  # seconds that packets of a finished transfer are kept ready for the next
+SILENCES = 20  # failures of clients that were never heard, told as warnings within QUIET seconds; the others at level debug
+QUIET = 60.0
 FINISHED = 1024  # peers remembered in single_port mode, whose last packets may come twice
 
 Peer = tuple[str, int]
@@ -52,6 +56,7 @@ class TftpService:
         self._contents: dict[object, Content] = {}
         self._finished: dict[Peer, None] = {}
         self._turn = 0
+        self._silences: deque[float] = deque(maxlen=SILENCES)
         self.blocks = Blocks()
         self.malformed = 0
 
@@ -233,6 +238,18 @@ class TftpService:
             if len(self._finished) > FINISHED:
                 del self._finished[next(iter(self._finished))]
 
+    def flooded(self) -> bool:
+        """So many clients are silent that each gets no more than it must."""
+        return self._guests.silent > FLOOD
+
+    def told_enough(self) -> bool:
+        """The log has heard of so many clients that never answered that one more tells nothing."""
+        now = time.monotonic()
+        if len(self._silences) == SILENCES and now - self._silences[0] < QUIET:
+            return True
+        self._silences.append(now)
+        return False
+
     def record(self, mac: Mac | None, kind: str, detail: dict[str, Any], level: str = "info") -> None:
         self._context.journal.record(Event(time.time(), mac, "tftp", kind, detail, level))
 
@@ -268,6 +285,10 @@ class Guests:
         self._silent: dict[Peer, Transfer] = {}  # oldest first, as in the two below
         self._silent_of: dict[str, dict[Peer, Transfer]] = {}
         self._proven_of: dict[str, dict[Peer, Transfer]] = {}
+
+    @property
+    def silent(self) -> int:
+        return len(self._silent)
 
     def admit(self, source: str) -> bool:
         """Is there a place for one more transfer to this address?  Somebody else's may be ended to make one."""

@@ -35,6 +35,8 @@ class Host(Protocol):
 
     def send(self, datagram: bytes, peer: tuple[str, int], local: str) -> None: ...
     def proven(self, transfer: "Transfer") -> None: ...
+    def flooded(self) -> bool: ...
+    def told_enough(self) -> bool: ...
     def ended(self, transfer: "Transfer") -> None: ...
     def record(self, mac: Mac | None, kind: str, detail: dict[str, Any], level: str = "info") -> None: ...
 
@@ -67,8 +69,6 @@ class Transfer:
         self._send_packets: Callable[[Any], object] = self._send_from_port
         if line:
             self._send_packets = line.socket.send
-            if machine.terms.windowsize > 1 and self._stride + HEADERS <= line.mtu and line.segment(self._stride):
-                self._batch = max(1, min(SEGMENTS, SEGMENTS_OCTETS // self._stride))
 
     @property
     def stalled(self) -> bool:
@@ -90,6 +90,8 @@ class Transfer:
                     readable()
 
                 self._line.listen(self._loop, ordinary)
+            if not self._host.flooded():
+                self._line.turn_strangers_away()
         self._carry_out(self._machine.start(self._began))
         self._timer = self._loop.call_at(self._machine.deadline, self._expire)
 
@@ -257,7 +259,12 @@ class Transfer:
     def _tell_start(self) -> None:
         self._started = True
         self._host.proven(self)
-        terms = self._machine.terms
+        terms, line = self._machine.terms, self._line
+        if line:
+            line.turn_strangers_away()
+        # Not before: an OACK may be longer than a segment.
+        if line and terms.windowsize > 1 and self._stride + HEADERS <= line.mtu and line.segment(self._stride):
+            self._batch = max(1, min(SEGMENTS, SEGMENTS_OCTETS // self._stride))
         detail = {"path": self._request.filename, "bytes": self.content.size, "peer": self.peer[0]}
         detail |= {"blksize": terms.blksize, "windowsize": terms.windowsize}
         self._host.record(self._mac, "started", detail)
@@ -268,7 +275,7 @@ class Transfer:
         if self._timer:
             self._timer.cancel()
         if self._line:
-            self._line.close(self._loop)
+            self._line.close()
         self._wanted = self._chunk = None
         detail: dict[str, Any] = {"path": self._request.filename, "peer": self.peer[0]}
         if result.kind == "sent":
@@ -278,44 +285,57 @@ class Transfer:
         if result.why:
             detail["why"] = result.why + (f"; {self._trouble}" if self._trouble and result.kind == "failed" else "")
         self._host.ended(self)
-        self._host.record(self._mac, result.kind, detail, LEVELS.get(result.kind, "warning"))
+        level = LEVELS.get(result.kind, "warning")
+        if not self._machine.proven and level == "warning" and self._host.told_enough():
+            level = "debug"  # a flood of forged requests is not to fill the disk
+        self._host.record(self._mac, result.kind, detail, level)
 
     def _send_from_port(self, packets: Any) -> None:
         self._host.send(bytes(packets), self.peer, self.local)
 
 
 class Line:
-    """The connected socket of one transfer, and a second one on the same port that tells strangers that they are wrong here."""
+    """The connected socket of one transfer, and a second one on the same port that tells strangers that they are wrong here:
+    what they send does not reach the first.
+    """
 
-    __slots__ = ("_stranger", "mtu", "socket")
+    __slots__ = ("_loop", "_stranger", "mtu", "socket")
 
     def __init__(self, arrival: Arrival, ports: list[int]) -> None:
         """ports: to be tried in this order; 0: any that is free.  Raises OSError."""
+        self._stranger: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.socket = _udp()
-        self._stranger = _udp()
         try:
-            for sock in (self.socket, self._stranger):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            _bind(self._stranger, arrival.address, ports)
-            self.socket.bind(self._stranger.getsockname())
-            if ports == [0]:  # nobody else on it, and the next transfer gets another; ports of a range are shared by many clients
-                for sock in (self.socket, self._stranger):
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+            if ports == [0]:  # not shared when it is chosen, so that it is a fresh one
+                self.socket.bind((arrival.address, 0))
+                _share(self.socket)
+            else:  # many clients share the ports of a range
+                _share(self.socket)
+                _bind(self.socket, arrival.address, ports)
             self.socket.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
             self.socket.connect(arrival.peer)
             self.mtu = self.socket.getsockopt(socket.IPPROTO_IP, IP_MTU)
         except OSError:
             self.socket.close()
-            self._stranger.close()
             raise
 
     def listen(self, loop: asyncio.AbstractEventLoop, readable: DirectReader) -> None:
-        if isinstance(loop, DirectLoop):
-            loop.add_direct_reader(self.socket.fileno(), readable)
-            loop.add_direct_reader(self._stranger.fileno(), self._strange)
+        self._loop = loop
+        _watch(loop, self.socket, readable)
+
+    def turn_strangers_away(self) -> None:
+        if self._stranger or not self._loop:
+            return
+        stranger = _udp()
+        try:
+            _share(stranger)
+            stranger.bind(self.socket.getsockname())
+            _watch(self._loop, stranger, self._strange)
+        except OSError:  # no more descriptors, say: the transfer matters more
+            stranger.close()
         else:
-            loop.add_reader(self.socket.fileno(), readable)
-            loop.add_reader(self._stranger.fileno(), self._strange)
+            self._stranger = stranger
 
     def segment(self, octets: int) -> bool:
         """Cut each send into datagrams of so many octets; 0: do not.  False where this kernel cannot."""
@@ -325,16 +345,18 @@ class Line:
             return False
         return True
 
-    def close(self, loop: asyncio.AbstractEventLoop) -> None:
+    def close(self) -> None:
         for sock in (self.socket, self._stranger):
-            if isinstance(loop, DirectLoop):
-                loop.remove_direct_reader(sock.fileno())
-            else:
-                loop.remove_reader(sock.fileno())
-            sock.close()
+            if sock:
+                if isinstance(self._loop, DirectLoop):
+                    self._loop.remove_direct_reader(sock.fileno())
+                elif self._loop:
+                    self._loop.remove_reader(sock.fileno())
+                sock.close()
 
     def _strange(self) -> None:
         with suppress(OSError, WireError):
+            assert self._stranger
             datagram, peer = self._stranger.recvfrom(LONGEST_PACKET)
             if not isinstance(decode(datagram), Error):
                 self._stranger.sendto(encode(Error(Code.UNKNOWN_TID, "this port serves another client")), peer)
@@ -350,6 +372,17 @@ def path_mtu(arrival: Arrival) -> int:
 
 def _udp() -> socket.socket:
     return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+
+def _share(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
+def _watch(loop: asyncio.AbstractEventLoop, sock: socket.socket, readable: DirectReader) -> None:
+    if isinstance(loop, DirectLoop):
+        loop.add_direct_reader(sock.fileno(), readable)
+    else:
+        loop.add_reader(sock.fileno(), readable)
 
 
 def _bind(sock: socket.socket, address: str, ports: list[int]) -> None:
