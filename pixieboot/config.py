@@ -15,7 +15,9 @@ from pixieboot.errors import Faults, OperatorError
 from pixieboot.inventory import Inventory
 from pixieboot.model import Arch, Network, Pool
 from pixieboot.registry import Registry
+from pixieboot.registry.bootcfg import is_bootcfg
 from pixieboot.registry.fields import Fields, listed, nearest
+from pixieboot.registry.matchbox import is_matchbox
 from pixieboot.registry.strictyaml import Node, parse, read_text
 
 STATE_DIRECTORY = Path("/var/lib/pixieboot")
@@ -119,7 +121,7 @@ def check(path: Path | None) -> str:
     except Faults as error:
         faults += error.faults
     else:
-        faults += unresolved(settings, registry.current)
+        faults += (*unresolved(settings, registry.current), *registry.notes)
     if faults:
         raise Faults(faults)
     now = registry.current
@@ -165,6 +167,7 @@ def _settings(fields: Fields, path: Path | None) -> Settings:
     tftp = _section(fields, "tftp", _TFTP_KEYS)
     http = _section(fields, "http", ("port", "base_url"))
     log = _section(fields, "log", ("level", "format"))
+    registry = _registry(fields, base) or default.registry
     return Settings(
         networks=_networks(fields),
         answer=fields.choice("answer", ("all", "known"), "all"),
@@ -185,8 +188,8 @@ def _settings(fields: Fields, path: Path | None) -> Settings:
         api=ApiSettings(
             _section(fields, "api", ("listen",)).parsed("listen", _listen, "Write same, or for example 127.0.0.1:8081.") or "same"
         ),
-        assets=_path(fields, "assets", default.assets, base),
-        registry=_registry(fields, base) or default.registry,
+        assets=_path(fields, "assets", _foreign_assets(registry) or default.assets, base),
+        registry=registry,
         state=_state(fields, base) or default.state,
         loaders={**LOADERS, **fields.by_arch("loaders")},
         log=LogSettings(
@@ -206,6 +209,13 @@ def _path(fields: Fields, key: str, default: Path, base: Path) -> Path:
     """A path of the file; a relative one is meant from the directory of the file."""
     text = fields.text(key)
     return default if text is None else base / text
+
+
+def _foreign_assets(registry: str) -> Path | None:
+    """Where Matchbox and bootcfg keep their kernels: beside the rest, unless the settings say otherwise."""
+    root = Path(registry)
+    names = ("images", "assets") if is_bootcfg(root) else ("assets",) if is_matchbox(root) else ()
+    return next((root / name for name in names if (root / name).is_dir()), None)
 
 
 def _registry(fields: Fields, base: Path) -> str | None:

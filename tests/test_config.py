@@ -431,3 +431,18 @@ def test_the_default_registry_need_not_exist(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr("pixieboot.registry.DEFAULT", str(tmp_path / "none"))
     path = written(tmp_path, f"registry: {tmp_path}/none\n")
     assert "0 machines" in config.check(path)
+
+
+def test_a_foreign_registry_brings_its_assets(tmp_path: Path) -> None:
+    files = {"groups/g.json": '{"id": "g", "profile": "p"}', "profiles/p.json": '{"id": "p", "generic_id": "x"}', "assets/k": ""}
+    path = tree(tmp_path, files)
+    assert load(path, {}).assets == tmp_path / "assets"
+    with pytest.raises(Faults, match=r"profiles/p\.json: generic_id names 'x', which does not exist\. Put it into "):
+        check(path)
+    path.write_text("registry: .\nassets: /srv\n")
+    assert load(path, {}).assets == Path("/srv")
+
+
+def test_bootcfg_called_them_images(tmp_path: Path) -> None:
+    path = tree(tmp_path, {"boot/default": "{}", "images/k": ""})
+    assert load(path, {}).assets == tmp_path / "images"

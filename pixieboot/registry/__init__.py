@@ -1,36 +1,53 @@
-"""The registry in force: one Inventory, replaced whole by a good edit and left alone by a bad one."""
+"""The registry in force: one Inventory, replaced whole by a good edit and left alone by a bad one.
+
+Whose directory it is shows in what lies there: pixieboot's own, Matchbox's, or that of bootcfg v0.
+"""
 
 import gc
 from pathlib import Path
 
-from pixieboot.errors import Faults
+from pixieboot.errors import Faults, OperatorError
 from pixieboot.inventory import Inventory
+from pixieboot.registry.bootcfg import BootcfgDirectory, is_bootcfg
+from pixieboot.registry.foreign import Foreign
+from pixieboot.registry.matchbox import MatchboxDirectory, is_matchbox
 from pixieboot.registry.yamldir import Stamp, YamlDirectory
 
 DEFAULT = "/etc/pixieboot"
 
 
 class Registry:
-    """Where machines, groups, profiles and templates come from.  current is safe to read at any time from any thread."""
+    """Where machines, groups, profiles and templates come from.  current is safe to read at any time from any thread.
+
+    foreign answers the paths of the program whose directory this is, None for our own; notes is what was left out of it.
+    """
 
     def __init__(self, source: str) -> None:
         """source: a directory.  The default one need not exist: nothing is described yet."""
         self.source = source
         self.current = Inventory.build()
-        self._store = YamlDirectory(Path(source), required=source != DEFAULT)
+        self.foreign: Foreign | None = None
+        self.notes: tuple[OperatorError, ...] = ()
+        self._store: YamlDirectory | MatchboxDirectory | BootcfgDirectory = YamlDirectory(Path(source), source != DEFAULT)
         self._seen: dict[str, Stamp] = {}
 
     def load(self) -> None:
         """Read everything and put it in force.  Raises Faults with all that is wrong; then what was in force stays."""
-        self._seen = self._store.signature()  # before reading: what changes meanwhile is seen as a change afterwards
+        store = self._fitting_store()
+        self._seen = store.signature()  # before reading: what changes meanwhile is seen as a change afterwards
         collecting = gc.isenabled()
         gc.disable()  # it would walk a growing registry again and again: half of the time to load 10,000 machines
         try:
-            self.current = self._store.load(self.current.version + 1)
+            inventory = store.load(self.current.version + 1)
             gc.freeze()  # nor shall it walk the finished one ever after, in the middle of a boot
         finally:
             if collecting:
                 gc.enable()
+        self.current = inventory
+        if not isinstance(store, YamlDirectory):
+            self.foreign, self.notes = store.foreign, tuple(store.notes)
+        else:
+            self.foreign, self.notes = None, ()
 
     def reload(self) -> Faults | None:
         """Read again; the Faults if that did not go well and the last good registry stays in force."""
@@ -43,3 +60,10 @@ class Registry:
     def changed(self) -> bool:
         """Has any file changed since the last load?  Looks at sizes and times only."""
         return self._store.signature() != self._seen
+
+    def _fitting_store(self) -> YamlDirectory | MatchboxDirectory | BootcfgDirectory:
+        root = Path(self.source)
+        kind = BootcfgDirectory if is_bootcfg(root) else MatchboxDirectory if is_matchbox(root) else YamlDirectory
+        if type(self._store) is not kind:
+            self._store = YamlDirectory(root, self.source != DEFAULT) if kind is YamlDirectory else kind(root)
+        return self._store

@@ -269,3 +269,14 @@ def _number(text: str) -> int | float | str:
         number = float(text)
         return number if repr(number) == text else text
     return text
+
+
+def is_yaml(text: str) -> bool:
+    """Is this YAML at all, whatever it says?"""
+    events = _Events(text)
+    try:
+        while not isinstance(events.get_event(), yaml.StreamEndEvent):
+            pass
+    except yaml.YAMLError:
+        return False
+    return True
