@@ -88,7 +88,7 @@ def grub(step: Step, client: Client, assignment: Assignment, site: Site, invento
     """The step as a GRUB configuration.  What only iPXE can do (scripts, chains, the menu's tools) is left to iPXE.
 
     near: GRUB came from this host by TFTP and fetches the rest the same way, relative to its $root.  Debian's signed GRUB has no
-    HTTP, may load no module under Secure Boot, and 2.06 knows no port in an address.
+    HTTP, and under Secure Boot it may load no module.
     """
     page = _Page(client, assignment, site, inventory, "/" if near else None)
     match step:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,12 +86,15 @@ class Lab:
         settings: Mapping[str, Any] | None = None,
         machine: Mapping[str, Any] | None = None,
         profile: Mapping[str, Any] | None = None,
+        profiles: Mapping[str, Any] | None = None,
         tftp_files: Mapping[str, Path | str] | None = None,
+        keys: Sequence[tuple[str, str]] = (),
         owner: str = "lab",
     ) -> None:
         """mode: proxy (beside a router that knows nothing of PXE) | server.
 
-        settings, machine and profile are laid over those that the lab writes; tftp_files are files (or their text) below tftp.root.
+        settings, machine and profile are laid over those that the lab writes, profiles are more of them; tftp_files are files (or
+        their text) below tftp.root.  keys: what is typed when the console shows something, one after the other.
         """
         self.mode, self.mac, self.firmware = mode, Mac.parse(mac), firmware
         self.uuid = f"b0070000-0000-4000-8000-{self.mac.replace(':', '')}"
@@ -103,7 +106,8 @@ class Lab:
         self.router_output: list[str] = []
         self._machine = Machine(firmware, self.mac, self.uuid, memory, kvm)
         self._on_fact, self._owner = on_fact, owner
-        self._overlay = (settings or {}, machine or {}, profile or {}, tftp_files or {})
+        self._overlay = (settings or {}, machine or {}, profile or {}, profiles or {}, tftp_files or {})
+        self._keys = tuple(keys)
         self._lines: queue.Queue[tuple[float, str, str]] = queue.Queue()
         self._readers: list[threading.Thread] = []
         self._began = time.monotonic()
@@ -139,7 +143,7 @@ class Lab:
 
     def _lay_out(self) -> None:
         """Settings, registry, kernel and initramfs, all in the lab's own directory."""
-        settings, machine, profile, tftp_files = self._overlay
+        settings, machine, profile, profiles, tftp_files = self._overlay
         make_guest(_made(self.directory / "assets"))
         network: dict[str, Any] = {"interface": "eth0", "dhcp": self.mode}
         if self.mode == "server":
@@ -162,7 +166,7 @@ class Lab:
         for name, value in {
             "pixieboot.yaml": self.settings,
             "registry/machines.yaml": {"lab": lab},
-            "registry/profiles.yaml": {"lab": {**entry, **profile}},
+            "registry/profiles.yaml": {"lab": {**entry, **profile}, **profiles},
         }.items():
             (self.directory / name).write_text(json.dumps(value, indent=2) + "\n")
         for name, source in ({**signed_loaders(), **tftp_files} if self.firmware.secure else tftp_files).items():
@@ -211,6 +215,29 @@ class Lab:
             with suppress(ValueError):  # the pipe was closed with the process
                 for line in pipe:
                     self._lines.put((time.monotonic(), source, line.decode(errors="replace")))
+
+        self._readers.append(threading.Thread(target=run, daemon=True))
+        self._readers[-1].start()
+
+    def _read_console(self, machine: "subprocess.Popen[bytes]") -> None:
+        """The same for the machine's serial port, whose last line waits for an answer: type it when it is there."""
+        screen, keyboard = machine.stdout, machine.stdin
+        assert screen is not None and keyboard is not None
+
+        def run() -> None:
+            waiting, line, shown = list(self._keys), "", ""
+            with suppress(ValueError, OSError):
+                while octets := os.read(screen.fileno(), 65536):
+                    text = octets.decode(errors="replace")
+                    *lines, line = (line + text).split("\n")
+                    for whole in lines:
+                        self._lines.put((time.monotonic(), "console", whole))
+                    shown += text
+                    if waiting and waiting[0][0] in _ESCAPES.sub("", shown):
+                        os.write(keyboard.fileno(), waiting.pop(0)[1].encode())
+                        shown = ""
+            if line:
+                self._lines.put((time.monotonic(), "console", line))
 
         self._readers.append(threading.Thread(target=run, daemon=True))
         self._readers[-1].start()
@@ -277,8 +304,8 @@ class Lab:
             argv = command_line(self._machine, tap, Path(place))
             self._began = time.monotonic()
             self._on_fact(Fact(0.0, "lab", f"power on: {self.firmware.value}, {self.mac}, {self._machine.memory} MiB"))
-            machine = self._switch.at.start(*argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            self._read(machine.stdout, "console")
+            machine = self._switch.at.start(*argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            self._read_console(machine)
             try:
                 end = self._watch(machine, timeout)
             finally:

@@ -117,13 +117,18 @@ def find_kernel() -> tuple[Path, Path]:
 
 def signed_loaders() -> dict[str, Path]:
     """Debian's shim and GRUB as they lie below tftp.root: name -> file.  Downloaded once."""
-    tree = cache_directory() / "secureboot"
-    if not tree.is_dir():
-        unpack_packages(tree, "shim-signed", "grub-efi-amd64-signed")
     return {
-        "shimx64.efi": tree / "usr/lib/shim/shimx64.efi.signed",
-        "grubx64.efi": tree / "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed",
+        "shimx64.efi": package_files("shim-signed") / "usr/lib/shim/shimx64.efi.signed",
+        "grubx64.efi": package_files("grub-efi-amd64-signed") / "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed",
     }
+
+
+def package_files(package: str) -> Path:
+    """Where the files of a package lie that was downloaded but not installed."""
+    tree = cache_directory() / package
+    if not tree.is_dir():
+        unpack_packages(tree, package)
+    return tree
 
 
 def unpack_packages(directory: Path, *packages: str) -> None:
