@@ -56,11 +56,14 @@ def answer(headers: Mapping[bytes, bytes], version: Version) -> Answer:
     wanted = headers.get(b"range")
     if wanted is None or not _same(headers.get(b"if-range"), version):
         return Answer(200, 0, version.size)
-    return _part(wanted, version.size)
+    return part(wanted, version.size)
 
 
-def _part(wanted: bytes, size: int) -> Answer:
-    """Several ranges, other units and nonsense (iPXE's sanboot: `bytes=u-u`) get the whole: §14.2 lets a server ignore them."""
+def part(wanted: bytes, size: int) -> Answer:
+    """What a Range header gets of so many bytes.
+
+    Several ranges, other units and nonsense (iPXE's sanboot: `bytes=u-u`) get the whole: §14.2 lets a server ignore them.
+    """
     found = _RANGE.fullmatch(wanted.strip())
     if not found or found[1] == found[2] == b"":
         return Answer(200, 0, size)
