@@ -43,7 +43,7 @@ from pixieboot.pxe import (
 from pixieboot.wire import dhcp as wire
 from pixieboot.wire.dhcp import Message, packed, parts, payload_limit, reply_to
 
-__all__ = ["Destination", "Memo", "Noted", "Reply", "client_of", "respond", "selector"]
+__all__ = ["Deed", "Destination", "Memo", "Noted", "Remembered", "Reply", "client_of", "repeat", "respond", "selector"]
 
 BROADCAST = "255.255.255.255"
 SERVER_PORT, CLIENT_PORT, BOOT_SERVER_PORT = 67, 68, 4011
@@ -70,6 +70,7 @@ class Reply:
     kind is the event's: offered, acked, naked, informed, pxe acked.  lease, if any, must be durable before the answer leaves.
     limit is encode's.  delay: seconds to wait before sending.  probe: the offered address, if the wire was not asked about
     it yet: ask now, and leases.mark_in_use makes the REQUEST fail.  style: the reply style of boot data, "" without.
+    deed: what it did to the bindings, for `repeat`.
     """
 
     message: Message
@@ -82,9 +83,16 @@ class Reply:
     delay: float = 0.0
     probe: str = ""
     style: str = ""
+    deed: "Deed | None" = None
+    _detail: dict[str, Any] | None = None
 
-    def detail(self, client: Client) -> dict[str, Any]:
+    def detail(self, client: Client) -> Mapping[str, Any]:
         """What the journal says of it."""
+        if self._detail is None:
+            self._detail = self._told(client)
+        return self._detail
+
+    def _told(self, client: Client) -> dict[str, Any]:
         found: dict[str, Any] = {}
         if self.message.yiaddr != NO_ADDRESS:
             found["address"] = self.message.yiaddr
@@ -102,6 +110,18 @@ class Reply:
             found["style"] = self.style
         found["why"] = self.why
         return found
+
+
+@dataclass(slots=True)
+class Deed:
+    """What an OFFER or ACK asked of the bindings.  wanted: option 50 of a DISCOVER; selecting: the ACK followed an offer."""
+
+    who: Holder
+    site: Site
+    reserved: str | None
+    wanted: str
+    seconds: int
+    selecting: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +168,49 @@ def respond(
     if mode == "server":
         return _Server(message, client, arrival, assignment, site, leases).answer(kind)
     return _proxy(message, client, arrival, assignment, site)
+
+
+def repeat(reply: Reply, leases: Leases, now: float) -> Reply | None:
+    """The same reply to the same question asked again on the same facts, its lease offered or bound anew.
+
+    None if the bindings have changed so that the question must be answered afresh.
+    """
+    deed = reply.deed
+    if deed is None:
+        return None if reply.kind == "naked" else reply
+    address = reply.message.yiaddr
+    held = leases.at(address)
+    if held is None or held.client != deed.who.key:
+        return None
+    bound: Lease | None = None
+    probe = ""
+    if reply.kind == "offered":
+        offer = leases.offer(deed.who, deed.site, deed.reserved, deed.wanted, now)
+        if isinstance(offer, str) or offer.address != address:
+            return None
+        if deed.site.network.probe and leases.fresh(address, now):
+            probe = address
+    else:
+        if held.state is not LeaseState.BOUND and not (deed.selecting and held.state is LeaseState.OFFERED):
+            return None
+        lease = leases.bind(deed.who, deed.site, deed.reserved, address, deed.seconds, now)
+        if isinstance(lease, str):
+            return None
+        bound = lease
+    return Reply(
+        reply.message,
+        reply.destination,
+        reply.kind,
+        reply.step,
+        reply.why,
+        bound,
+        reply.limit,
+        reply.delay,
+        probe,
+        reply.style,
+        deed,
+        reply._detail,
+    )
 
 
 def _proxy(message: Message, client: Client, arrival: Arrival, assignment: Assignment, site: Site) -> Reply | Silence:
@@ -263,7 +326,9 @@ class _Server:
         lease = self.leases.offer(who, self.site, self._reserved, wanted, self.arrival.now)
         if isinstance(lease, str):
             return Silence(lease)
-        reply = self._grant(wire.OFFER, lease.address, self._seconds(), "offered")
+        seconds, reserved = self._seconds(), self._reserved
+        reply = self._grant(wire.OFFER, lease.address, seconds, "offered")
+        reply.deed = Deed(who, self.site, reserved, wanted, seconds, selecting=False)
         if self.site.network.probe and self.leases.fresh(lease.address, self.arrival.now):
             reply.probe = lease.address
         return reply
@@ -281,10 +346,15 @@ class _Server:
             return Silence("a REQUEST that names no address")
         if not named and (reason := self._doubt(who, address, renewing=not wanted)):
             return reason
-        lease = leases.bind(who, self.site, self._reserved, address, self._seconds(), now)
+        seconds, reserved = self._seconds(), self._reserved
+        lease = leases.bind(who, self.site, reserved, address, seconds, now)
         if isinstance(lease, str):
             return self._refuse(who, address, lease)
-        return self._grant(wire.ACK, address, self._seconds(), "acked", lease)
+        reply = self._grant(wire.ACK, address, seconds, "acked", lease)
+        # A client that is to move to its reservation is asked each time whether it can.
+        if named or reserved in (None, address):
+            reply.deed = Deed(who, self.site, reserved, wanted, seconds, selecting=bool(named))
+        return reply
 
     def _doubt(self, who: Holder, address: str, renewing: bool) -> Reply | Silence | None:
         """The answer to a client that comes back with an address of its own which we do not stand by; None if we do."""
@@ -484,7 +554,7 @@ class Remembered:
 
 
 class Memo:
-    """Replies of a proxy and of port 4011 by the datagram that asked: a client that asks again gets the same bytes.
+    """Replies by the datagram that asked: a client that asks again gets the same bytes, and `repeat` renews what they promise.
 
     Valid while every fact (inventory, site, state, port, peer …) is the very same object or equal.
     """

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.dhcp import BOOTP, DHCP
 
-from pixieboot.dhcp import Destination, Memo, Noted, Remembered, Reply, client_of, respond, selector
+from pixieboot.dhcp import Destination, Memo, Noted, Remembered, Reply, client_of, repeat, respond, selector
 from pixieboot.errors import WireError
 from pixieboot.inventory import LOCAL, MENU
-from pixieboot.leases import Leases
+from pixieboot.leases import Holder, Leases
 from pixieboot.model import (
     Arch,
     Arrival,
@@ -908,13 +908,82 @@ def test_a_memo_does_not_grow() -> None:
         assert len(memo._held) <= 2
 
 
+def test_a_repeated_offer_is_held_again() -> None:
+    lan = Lan()
+    offer = lan.reply(a_message(DISCOVER, UEFI))
+    again = repeat(offer, lan.leases, NOW + 55)
+    assert again is not None and again.message is offer.message and again.lease is None
+    assert again.probe == offer.probe == "10.77.0.100"
+    record = lan.leases.at("10.77.0.100")
+    assert record and record.expires == NOW + 115
+    lan.leases.mark_free("10.77.0.100", NOW + 56)
+    known = repeat(again, lan.leases, NOW + 57)
+    assert known is not None and known.probe == ""
+
+
+def test_a_repeated_ack_is_bound_again() -> None:
+    lan = Lan()
+    ack = lan.dora(UEFI)
+    again = repeat(ack, lan.leases, NOW + 100)
+    assert again is not None and again.lease is not None
+    assert (again.lease.expires, lan.leases.at(again.lease.address)) == (NOW + 43_300, again.lease)
+    assert again.detail(client_of(a_message(REQUEST, UEFI))) is again.detail(client_of(a_message(REQUEST, UEFI)))
+    fresh = lan.reply(a_message(DISCOVER, UEFI))
+    assert repeat(fresh, lan.leases, NOW + 200) is not None
+
+
+def test_a_reply_is_not_repeated_when_the_bindings_changed() -> None:
+    other = Mac("02:00:00:00:00:01").octets
+    lan = Lan()
+    offer = lan.reply(a_message(DISCOVER, UEFI))
+    lan.leases.mark_in_use("10.77.0.100", Mac.of(other), NOW)
+    assert repeat(offer, lan.leases, NOW) is None
+    ack = lan.dora(UEFI)
+    lan.leases.release(Holder(MAC, MAC), ack.message.yiaddr, NOW)
+    assert repeat(ack, lan.leases, NOW) is None
+    assert lan.dora(chaddr=other, options={50: aton(ack.message.yiaddr)}).message.yiaddr == ack.message.yiaddr
+    assert repeat(ack, lan.leases, NOW) is None
+
+
+def test_a_repeated_offer_of_another_address_is_made_afresh() -> None:
+    lan = Lan()
+    offer = lan.reply(a_message(DISCOVER, UEFI))
+    lan.leases.withhold([offer.message.yiaddr])
+    assert repeat(offer, lan.leases, NOW + 1) is None
+    ack = lan.dora(UEFI)
+    lan.leases.withhold([ack.message.yiaddr])
+    assert repeat(ack, lan.leases, NOW + 1) is None
+    full = Lan(network={"pools": (Pool(int(IPv4Address("10.77.0.100")), int(IPv4Address("10.77.0.100"))),)})
+    only = full.reply(a_message(DISCOVER, UEFI))
+    full.leases.withhold(["10.77.0.100"])
+    assert repeat(only, full.leases, NOW + 1) is None
+
+
+def test_what_is_repeated_without_bindings() -> None:
+    lan, proxy = Lan(), Lan("proxy")
+    offer = proxy.reply(a_message(DISCOVER, UEFI))
+    assert repeat(offer, proxy.leases, NOW) is offer
+    informed = lan.reply(a_message(INFORM, ciaddr="10.77.0.7"))
+    assert repeat(informed, lan.leases, NOW) is informed
+    assert repeat(lan.reply(reboot("192.168.1.5")), lan.leases, NOW) is None
+
+
+def test_a_client_that_is_to_move_is_asked_each_time() -> None:
+    lan = Lan()
+    taken = lan.dora(chaddr=Mac("02:00:00:00:00:01").octets).message.yiaddr
+    own = lan.dora().message.yiaddr
+    lan.assignment = a_machine(address=taken)
+    renewed = lan.reply(a_message(REQUEST, ciaddr=own))
+    assert renewed.kind == "acked" and renewed.deed is None
+
+
 # What the journal says
 
 
 def test_details_of_an_event() -> None:
     def detail(options: dict[int, bytes], mode: str = "server") -> dict[str, Any]:
         message = a_message(DISCOVER, options)
-        return Lan(mode).reply(message).detail(client_of(message))
+        return dict(Lan(mode).reply(message).detail(client_of(message)))
 
     assert detail(UEFI) == {
         "address": "10.77.0.100",
