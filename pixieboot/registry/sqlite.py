@@ -7,6 +7,7 @@ load fifty leases share one fsync, and a lone lease waits for nobody.
 import asyncio
 import errno
 import json
+import logging
 import os
 import sqlite3
 import threading
@@ -24,6 +25,8 @@ VERSION = 1
 DISCOVERED = 10_000  # machines remembered at most: a flood of made-up MACs must not fill the disk
 SEEN_AGAIN = 3600.0  # seconds between two notes that a known machine was seen: SD cards wear
 FRESH = MachineState()
+
+log = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE schema (version INTEGER NOT NULL);
@@ -291,7 +294,10 @@ class StateStore:
 
 def _tell(waiting: Iterable[Done], error: StoreError | None) -> None:
     for done in waiting:
-        done(error)
+        try:
+            done(error)
+        except Exception:
+            log.exception("bug after a write")
 
 
 def _prepare(database: sqlite3.Connection) -> None:

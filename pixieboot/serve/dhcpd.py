@@ -7,7 +7,7 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,14 +22,15 @@ from pixieboot.pxe import STYLES, Styles
 from pixieboot.registry.sqlite import StoreError
 from pixieboot.serve.conflicts import Conflicts
 from pixieboot.serve.context import Context
-from pixieboot.serve.links import ETHERNET
+from pixieboot.serve.links import ETHERNET, Link
 from pixieboot.serve.neighbours import Neighbour, Neighbours
-from pixieboot.serve.packet import Frames, udp_frame
+from pixieboot.serve.packet import BROADCAST_MAC, Frames, retold, udp_frame
 from pixieboot.serve.udp import UdpPort, others
 from pixieboot.wire.dhcp import DHCPREQUEST, SERVER_ID, Message, decode, encode
 
 SERVER_PORT, BOOT_PORT = 67, 4011
 EVERYBODY = "255.255.255.255"
+TELL_AGAIN = 5.0  # seconds until an answer that is repeated counts as another fact for the journal
 SAY_AGAIN = 600.0  # seconds until the same silence towards the same client is noted again
 PROBE_EVERY = 3600.0
 LOOP_SECONDS = 120.0
@@ -38,11 +39,13 @@ REMEMBERED = 4096  # clients whose boot is followed at once
 
 @dataclass(slots=True)
 class _Told(Remembered):
-    """What a client was told, ready to be told again."""
+    """What a client was told, ready to be told again.  event and asked: what the journal and the styles heard last, and when."""
 
     link: int
     source: str
-    detail: dict[str, Any]
+    framed: tuple[Link, bytes] | None
+    event: Event
+    asked: float
 
 
 @dataclass(slots=True)
@@ -125,8 +128,7 @@ class DhcpService:
         inventory = context.registry.current
         facts = (inventory, sites.version, context.store.revision, port, ifindex, peer if port == BOOT_PORT else None)
         if (told := self._memo.find(datagram)) and told.facts == facts and isinstance(told, _Told):
-            self._send(told.reply, Memo.again(told, datagram), port, told.link, told.source)
-            self._note(told.reply, told.client, told.detail, now)
+            self._tell_again(told, datagram, port, now)
             return
         if inventory is not self._inventory:
             self._withhold()
@@ -153,9 +155,10 @@ class DhcpService:
             if answer.lease is not None:
                 self._keep(answer.lease, client.mac, partial(self._answer, answer, encoded, client, port, link, site, now))
                 return
-            detail = self._answer(answer, encoded, client, port, link, site, now)
+            event = self._answer(answer, encoded, client, port, link, site, now)
             if link and (site.network.mode == "proxy" or port == BOOT_PORT):
-                self._memo.keep(datagram, _Told(facts, client, answer, encoded, link, site.address, detail))
+                framed = self._frame(answer, encoded, port, link, site.address) if not answer.delay else None
+                self._memo.keep(datagram, _Told(facts, client, answer, encoded, link, site.address, framed, event, now))
         elif isinstance(answer, Noted):
             self._keep(answer.lease, client.mac, None)
             self._record(client.mac, answer.kind, {"address": answer.lease.address, "why": answer.why}, at=now)
@@ -177,10 +180,9 @@ class DhcpService:
 
     # ------------------------------------------------------------------ answers
 
-    def _answer(self, reply: Reply, encoded: bytes, client: Client, port: int, link: int, site: Site, now: float) -> dict[str, Any]:
+    def _answer(self, reply: Reply, encoded: bytes, client: Client, port: int, link: int, site: Site, now: float) -> Event:
         """Send, note, and see that what was offered is free.  What the journal was told."""
         self._send(reply, encoded, port, link, site.address)
-        detail = reply.detail(client)
         if port == SERVER_PORT:
             if isinstance(reply.step, LoadNBP) and client.loader is Loader.FIRMWARE:
                 self._boot_of(client.mac, now).nbp = reply.step.path.rpartition("/")[2]
@@ -188,8 +190,27 @@ class DhcpService:
                 if reply.probe:
                     self._conflicts.ask(site, reply.probe)
                 self._conflicts.look_ahead(site)
-        self._note(reply, client, detail, now)
-        return detail
+        service, kind = ("pxe", "acked") if reply.kind == "pxe acked" else ("dhcp", reply.kind)
+        event = Event(now, client.mac, service, kind, reply.detail(client))
+        self._context.journal.record(event)
+        self._watch_style(reply, client, event.detail, now)
+        return event
+
+    def _tell_again(self, told: _Told, question: bytes, port: int, now: float) -> None:
+        """The same answer to the same question, but for its transaction number."""
+        try:
+            if told.framed is None:
+                raise OSError("to a client with an address, or late")
+            link, frame = told.framed
+            self._frames.send(link, retold(frame, question[4:8]))
+        except OSError:
+            self._send(told.reply, Memo.again(told, question), port, told.link, told.source)
+        if now - told.event.at > TELL_AGAIN:
+            told.event = replace(told.event, at=now)
+        self._context.journal.record(told.event)
+        if now - told.asked >= Styles.APART:
+            told.asked = now
+            self._watch_style(told.reply, told.client, told.event.detail, now)
 
     def _keep(self, lease: Lease, mac: Mac | None, then: Callable[[], object] | None) -> None:
         """Call `then` once the lease is on disk.  If it cannot be: no answer, the binding is undone, somebody must look."""
@@ -211,33 +232,40 @@ class DhcpService:
             self._transmit(reply, encoded, port, link, source)
 
     def _transmit(self, reply: Reply, encoded: bytes, port: int, link: int, source: str) -> None:
-        """To the client's card at layer 2 where it has no address yet; link: the interface, 0 for as the kernel routes."""
+        """link: the interface to leave by; 0: as the kernel routes."""
         to = reply.destination
-        address = to.address
+        if framed := self._frame(reply, encoded, port, link, source):
+            with suppress(OSError):
+                self._frames.send(*framed)
+                return
+        # To a card without an address it cannot be done otherwise: RFC 2131 §4.1 allows the broadcast instead.
+        address = to.address if to.mac is None else EVERYBODY
         try:
-            if to.mac is not None:
-                interface = self._context.sites.link(link)
-                if interface and interface.type == ETHERNET:
-                    with suppress(OSError):
-                        frame = udp_frame(to.mac.octets, interface.mac, source, port, address, to.port, encoded)
-                        self._frames.send(interface, frame)
-                        return
-                address = EVERYBODY  # it cannot be done: RFC 2131 §4.1 allows the broadcast instead
             self._ports[port].send(encoded, (address, to.port), link, source)
         except OSError as error:
             self._record(None, "not sent", {"to": address, "why": str(error.strerror)}, "warning")
 
+    def _frame(self, reply: Reply, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
+        """The answer as an Ethernet frame: to a card that has no address yet, or to all.  None: for the kernel to send.
+
+        The kernel could broadcast too, but hears itself then, and needs twice as long.
+        """
+        to = reply.destination
+        if to.mac is None and to.address != EVERYBODY:
+            return None
+        interface = self._context.sites.link(link)
+        if interface is None or interface.type != ETHERNET:
+            return None
+        card = BROADCAST_MAC if to.mac is None else to.mac.octets
+        return interface, udp_frame(card, interface.mac, source, port, to.address, to.port, encoded)
+
     # ------------------------------------------------------------------ what follows from an answer
 
-    def _note(self, reply: Reply, client: Client, detail: dict[str, Any], now: float) -> None:
-        """Tell the journal, and watch whether the client understands how it was told its boot file."""
-        kind = reply.kind
-        if kind == "pxe acked":
-            self._context.journal.record(Event(now, client.mac, "pxe", "acked", detail))
+    def _watch_style(self, reply: Reply, client: Client, detail: Mapping[str, Any], now: float) -> None:
+        """Does the client understand how it was told its boot file?"""
+        if reply.kind == "pxe acked":
             self._styles.progressed(client.mac)
-            return
-        self._context.journal.record(Event(now, client.mac, "dhcp", kind, detail))
-        if reply.style and kind == "offered" and (follower := self._styles.asked(client, reply.style, now)):
+        elif reply.style and reply.kind == "offered" and (follower := self._styles.asked(client, reply.style, now)):
             self._change_style(client, reply.style, follower, detail, now)
 
     def _boot_of(self, mac: Mac, now: float) -> _Boot:
@@ -248,7 +276,7 @@ class DhcpService:
                 self._boots.popitem(last=False)
         return boot
 
-    def _change_style(self, client: Client, style: str, follower: str, told: dict[str, Any], now: float) -> None:
+    def _change_style(self, client: Client, style: str, follower: str, told: Mapping[str, Any], now: float) -> None:
         """The client keeps asking: it does not understand this style of answer.  Use the next one (field: edk2 #6944, #8149)."""
         context = self._context
         machine = context.registry.current.machine_of(client)

@@ -76,6 +76,12 @@ def udp_frame(to: bytes, own: bytes, source: str, source_port: int, target: str,
     )
 
 
+def retold(frame: bytes, xid: bytes) -> bytes:
+    """The same DHCP answer to another transaction number; its UDP checksum is adjusted, not added up anew (RFC 1624)."""
+    change = int.from_bytes(xid, "big") - int.from_bytes(frame[46:50], "big") - int.from_bytes(frame[40:42], "big")
+    return frame[:40] + (0xFFFF - change % 0xFFFF).to_bytes(2, "big") + frame[42:46] + xid + frame[50:]
+
+
 class Frames:
     """Sends whole Ethernet frames.  Its sockets have protocol 0: they never receive any."""
 
