@@ -133,8 +133,18 @@ def pixiecore(step: Boot, client: Client, assignment: Assignment, site: Site, in
     return spec
 
 
-def document(kind: str, client: Client, assignment: Assignment, site: Site, inventory: Inventory) -> str:
-    """A document of the profile that this machine boots.  Raises OperatorError if it has none of this kind."""
+def document(
+    kind: str,
+    client: Client,
+    assignment: Assignment,
+    site: Site,
+    inventory: Inventory,
+    translate: Callable[[str], bytes] | None = None,
+) -> str:
+    """A document of the profile that this machine boots.  Raises OperatorError if it has none of this kind.
+
+    translate: what makes Ignition of a Butane configuration (registry.butane), which is a program's work and not ours.
+    """
     if kind == "metadata":
         return metadata(client, assignment)
     profile = assignment.profile
@@ -144,6 +154,8 @@ def document(kind: str, client: Client, assignment: Assignment, site: Site, inve
         known = ", ".join(sorted(profile.documents)) if profile else ""
         raise RenderError(profile.where if profile else "registry", f"{title} has no {kind}", f"It has: {known or 'no documents'}.")
     text = _Page(client, assignment, site, inventory).template(name, profile)
+    if is_butane(name):
+        text = _translated(name, text, translate)
     if kind == "ignition":
         _check_json(name, text)
     return text
@@ -203,6 +215,11 @@ def references(text: str) -> list[tuple[int, str]]:
 
 def built_in_names() -> list[str]:
     return [f"{BUILT_IN}{name}" for name in _PACKAGE.list_templates()]
+
+
+def is_butane(name: str) -> bool:
+    """Is a template of this name a Butane configuration, to be translated into Ignition?"""
+    return name.removesuffix(".j2").endswith((".bu", ".butane"))
 
 
 def has_markup(text: str) -> bool:
@@ -580,6 +597,15 @@ def _grub_url(url: str) -> str:
     if parts.scheme != "http":
         raise jinja2.UndefinedError(f"GRUB cannot fetch {url}: it speaks http only\nPut the file below assets.")
     return _grub_word(f"(http,{parts.netloc}){parts.path}" + (f"?{parts.query}" if parts.query else ""))
+
+
+def _translated(name: str, text: str, translate: Callable[[str], bytes] | None) -> str:
+    try:
+        if translate is None:
+            raise ValueError("a Butane configuration needs the program butane")
+        return translate(text).decode()
+    except ValueError as error:
+        raise RenderError(f"templates/{name}", str(error), "Install butane, or write the configuration as Ignition.") from error
 
 
 def _check_json(name: str, text: str) -> None:

@@ -339,6 +339,16 @@ def test_an_ignition_configuration_that_is_no_json_is_not_served() -> None:
         render.document("ignition", CLIENT, inventory.assign(CLIENT, SITE), SITE, inventory)
 
 
+def test_butane_is_translated_by_whoever_can() -> None:
+    profile = replace(FLATCAR, documents={"ignition": "worker.bu.j2"})
+    inventory = Inventory.build([WEB1], [], [profile], {"worker.bu.j2": "role: {{ vars.role }}\n"})
+    assignment = inventory.assign(CLIENT, SITE)
+    translated = render.document("ignition", CLIENT, assignment, SITE, inventory, lambda text: json.dumps({"was": text}).encode())
+    assert translated == '{"was": "role: controller\\n"}'
+    with pytest.raises(RenderError, match=r"^templates/worker\.bu\.j2: a Butane configuration needs the program butane\. Install"):
+        render.document("ignition", CLIENT, assignment, SITE, inventory)
+
+
 def test_metadata() -> None:
     group = Group("g", match={"rack": "7", "subnet": "192.168.77.0/24"})
     variables = {"role": "x", "net": {"mtu": 9000, "dns": {"a": "10.0.0.1"}}, "list": [1], "on": True, "two": "a\nb", "none": None}

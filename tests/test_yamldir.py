@@ -228,6 +228,11 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
         {"templates/a": "x\n{% include 'pixieboot/done.preseed.j2' %}\n{% include 'bb' %}\n", "templates/b": ""},
         "$/templates/a:3: the template 'bb' does not exist. Did you mean 'b'? Templates live in $/templates.",
     ),
+    "Ignition that is no JSON": (
+        {"profiles.yaml": "p: {kernel: k, ignition: a.ign}\n", "templates/a.ign": "{\n  a: 1\n}"},
+        "$/templates/a.ign:2: this Ignition configuration is not JSON: Expecting property name enclosed in double quotes. "
+        "Correct it, or call it NAME.bu if it is Butane.",
+    ),
     "a template that is no text": (
         {"templates/a": "\udcff"},
         "$/templates/a:1: this is not UTF-8 text. Save the file as plain UTF-8 text.",
@@ -244,6 +249,15 @@ def test_wrong_files(tmp_path: Path, files: dict[str, str], message: str, monkey
 def test_an_include_that_may_be_missing_or_has_no_fixed_name(tmp_path: Path) -> None:
     files = {"templates/a": "{% include 'zzz' ignore missing %}{% include vars.name %}{% import 'b' as b %}", "templates/b": ""}
     assert faults_of(tmp_path, files) == []
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_butane_that_is_not_installed_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
+    monkeypatch.setattr("pixieboot.registry.butane.program", lambda: "butane" if installed else None)
+    files = {"profiles.yaml": "p: {kernel: k, ignition: a.bu}\n", "templates/a.bu": "variant: fcos\n"}
+    directory = YamlDirectory(tree(tmp_path, files))
+    directory.load(1)
+    assert [note.where for note in directory.notes] == ([] if installed else [f"{tmp_path}/templates/a.bu"])
 
 
 def test_what_is_no_file_is_told(tmp_path: Path) -> None:

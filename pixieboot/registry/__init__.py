@@ -19,7 +19,7 @@ DEFAULT = "/etc/pixieboot"
 class Registry:
     """Where machines, groups, profiles and templates come from.  current is safe to read at any time from any thread.
 
-    foreign answers the paths of the program whose directory this is, None for our own; notes is what was left out of it.
+    foreign answers the paths of the program whose directory this is, None for our own; notes is what will not be served.
     """
 
     def __init__(self, source: str) -> None:
@@ -44,10 +44,7 @@ class Registry:
             if collecting:
                 gc.enable()
         self.current = inventory
-        if not isinstance(store, YamlDirectory):
-            self.foreign, self.notes = store.foreign, tuple(store.notes)
-        else:
-            self.foreign, self.notes = None, ()
+        self.foreign, self.notes = store.foreign, tuple(store.notes)
 
     def reload(self) -> Faults | None:
         """Read again; the Faults if that did not go well and the last good registry stays in force."""

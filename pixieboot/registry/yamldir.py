@@ -4,6 +4,7 @@ Every file is parsed once per version of it: a changed file costs its own parsin
 files are parsed entry by entry, and an entry that reads as before is not parsed again.
 """
 
+import json
 import os
 import re
 import stat
@@ -18,6 +19,7 @@ from pixieboot import render
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.inventory import LOCAL, MENU, Inventory
 from pixieboot.model import EMPTY, Arch, Group, Mac, Machine, Profile, Variant, parse_uuid, swap_uuid
+from pixieboot.registry import butane
 from pixieboot.registry.fields import Fields, arch_hint, arch_of, is_name, nearest
 from pixieboot.registry.strictyaml import Node, parse, read_text
 
@@ -89,11 +91,13 @@ class YamlDirectory:
     """A registry directory and the files of it that are known already."""
 
     def __init__(self, root: Path, required: bool = True) -> None:
-        """required: a directory that does not exist is a fault, not an empty registry."""
+        """required: a directory that does not exist is a fault, not an empty registry.  notes: what will not work, yet is no fault."""
         self._root, self._required = root, required
         self._files: dict[str, _Entries[Any]] = {}
         self._templates: dict[str, tuple[Stamp, str, list[OperatorError]]] = {}
         self._texts: Mapping[str, str] = {}
+        self.foreign = None
+        self.notes: list[OperatorError] = []
 
     def signature(self) -> dict[str, Stamp]:
         """Differs whenever a file does; none is read."""
@@ -110,6 +114,9 @@ class YamlDirectory:
         _Checks(self._root, machines, groups, profiles, templates, faults).run()
         if faults:
             raise Faults(sorted(faults, key=_place))
+        needed = [str(self._root / "templates" / name) for name in sorted(templates) if render.is_butane(name)]
+        missing = needed if not butane.program() else []
+        self.notes = [OperatorError(path, "a Butane configuration needs the program butane", butane.MEND) for path in missing]
         return Inventory.build(_ones(machines), _ones(groups), _ones(profiles), templates, version)
 
     # Files.
@@ -517,6 +524,7 @@ class _Checks:
         self._identities()
         for entry in self._profiles:
             self._templates_exist(entry)
+            self._ignition_is_json(entry)
         self._includes_exist()
 
     def _profiles_exist(self, entries: Iterable[_Found[Machine]] | Iterable[_Found[Group]], profiles: set[str]) -> None:
@@ -533,6 +541,20 @@ class _Checks:
             if name not in self._templates:
                 where = entry.where(f"files.{key}" if f"files.{key}" in entry.lines else key)
                 self._no_template(where, f"{key} of profile {profile.name} names the template {name!r}, which", str(name))
+
+    def _ignition_is_json(self, entry: _Found[Profile]) -> None:
+        """What is not rendered can be looked at now; the rest is looked at when it is."""
+        name = entry.one.documents.get("ignition", "")
+        text = self._templates.get(name)
+        if text is None or render.is_butane(name) or render.has_markup(text):
+            return
+        try:
+            json.loads(text)
+        except json.JSONDecodeError as error:
+            where = f"{self._root}/templates/{name}:{error.lineno}"
+            self._fault(
+                where, f"this Ignition configuration is not JSON: {error.msg}", "Correct it, or call it NAME.bu if it is Butane."
+            )
 
     def _includes_exist(self) -> None:
         built_in = set(render.built_in_names())
