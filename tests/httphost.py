@@ -130,12 +130,17 @@ class Wire:
 
 @contextmanager
 def serving(
-    directory: Path, protocol: type[asyncio.Protocol] | None = None, registry: Mapping[str, str] | None = None, **settings: Any
+    directory: Path,
+    protocol: type[asyncio.Protocol] | None = None,
+    registry: Mapping[str, str] | None = None,
+    rest: Any = None,
+    **settings: Any,
 ) -> Iterator[Host]:
     """An HTTP service with this registry (file name -> text), assets and tftp below directory.  protocol None: its choice."""
     for name in ("assets", "tftp", "registry/templates"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     for name, text in (registry or {}).items():
+        (directory / "registry" / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / "registry" / name).write_text(text)
     described = Registry(str(directory / "registry"))
     described.load()
@@ -150,7 +155,7 @@ def serving(
     journal = Journal(io.StringIO())
     sites = Sites(wanted, wanted.loaders, lambda: [ETH7])
     context = Context(wanted, described, store, Leases(()), journal, sites)
-    host = Host(context, HttpService(context))
+    host = Host(context, HttpService(context, rest))
     journal.listen(host.events.append)
     host.service.bind()
 

@@ -7,12 +7,19 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pixieboot.errors import OperatorError
@@ -20,6 +27,7 @@ from pixieboot.model import Mac
 from pixieboot.serve import zerocopy
 from pixieboot.serve.httpd import HttpService
 from tests.httphost import Host, Response, serving
+from tests.netns import Network
 
 MAC = "52:54:00:12:34:56"
 REGISTRY = {
@@ -619,6 +627,123 @@ def test_a_taken_port_is_named_with_its_holder(tmp_path: Path) -> None:
         host.context.settings = replace(host.context.settings, http=replace(host.context.settings.http, port=host.port))
         with pytest.raises(OperatorError, match=f"TCP port {host.port}"):
             other.bind()
+
+
+@pytest.mark.needs_root
+def test_only_served_interfaces_are_answered_on_a_real_wire() -> None:
+    """Nobody is answered who comes in by a link that is not served, whichever address of ours it asks."""
+    served, unserved = "10.77.0.1", "10.99.0.1"
+    # Not pytest's tmp_path: the daemon reads its files as its own user, for whom that is closed.
+    with TemporaryDirectory(prefix="pixieboot-http-") as name, Network("http") as network:
+        directory = Path(name)
+        for path in (directory, directory / "registry", directory / "state"):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o777)
+        (directory / "pixieboot.yaml").write_text(
+            f"networks: [{{interface: eth0, dhcp: proxy}}]\nregistry: {name}/registry\nstate: sqlite:{name}/state/state.db\n"
+        )
+        first, second = network.switch("first"), network.switch("second")
+        server, near = first.host("server", f"{served}/24"), first.host("near", "10.77.0.2/24")
+        second.plug(server, "eth1", f"{unserved}/24")
+        far = second.host("far", "10.99.0.2/24")
+        far.ip("route", "add", served, "via", unserved)
+        near.ip("route", "add", unserved, "via", served)
+
+        def asked(host: Any, address: str) -> tuple[int, str]:
+            got = host.run("curl", "-s", "--max-time", "3", f"http://{address}:8080/healthz", check=False)
+            return got.returncode, got.stdout
+
+        daemon = server.start(
+            sys.executable, "-m", "pixieboot", "serve", "-c", f"{name}/pixieboot.yaml", cwd=Path(__file__).parent.parent
+        )
+        try:
+            deadline = time.monotonic() + 15
+            while asked(server, "127.0.0.1")[0] and time.monotonic() < deadline:
+                time.sleep(0.1)
+            answers = {
+                "near, at the served address": asked(near, served),
+                "near, at the other address": asked(near, unserved)[1],
+                "far, at its own link's address": asked(far, unserved)[1],
+                "far, at the served address": asked(far, served)[1],
+                "the host itself": asked(server, served),
+            }
+        finally:
+            server.stop(daemon)
+    assert answers == {
+        "near, at the served address": (0, "ok\n"),
+        "near, at the other address": "",
+        "far, at its own link's address": "",
+        "far, at the served address": "",
+        "the host itself": (0, "ok\n"),
+    }
+
+
+# --- what is no boot path ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", [PROTOCOLS["httptools"], PROTOCOLS["h11"]], ids=["httptools", "h11"])
+def test_other_applications(tmp_path: Path, protocol: type[asyncio.Protocol] | None) -> None:
+    """The API's answers get our header names and date; a stream's head does not wait for its first words."""
+    if protocol is None:
+        pytest.skip("httptools is not installed")
+    go_on = threading.Event()
+
+    async def words() -> AsyncIterator[bytes]:
+        while not go_on.is_set():
+            await asyncio.sleep(0.01)
+        yield b"data: 1\n\n"
+
+    rest = Starlette(
+        routes=[
+            Route("/ui/", lambda request: PlainTextResponse("page", headers={"x-frame-options": "DENY"})),
+            Route("/stream", lambda request: StreamingResponse(words(), media_type="text/event-stream")),
+        ]
+    )
+    with serving(tmp_path, protocol, rest=rest) as host:
+        got = host.get("/ui/")
+        assert (got.status, got.body) == (200, b"page")
+        assert set(got.names) == {"Date", "Content-Length", "Content-Type", "X-Frame-Options"}
+        lawful(got)
+        assert host.get("/boot.ipxe").body.startswith(b"#!ipxe")
+        assert host.get("/other").status == 404
+        with host.connect() as wire:
+            wire.send("GET /stream HTTP/1.1\nHost: x")
+            head = wire.socket.recv(4096)
+            assert b"\r\nTransfer-Encoding: chunked\r\n" in head and head.endswith(b"\r\n\r\n")
+            go_on.set()
+            rest_of_it = b""
+            while not rest_of_it.endswith(b"0\r\n\r\n"):
+                rest_of_it += wire.socket.recv(4096)
+            assert rest_of_it == b"9\r\ndata: 1\n\n\r\n0\r\n\r\n"
+            wire.send("GET /healthz HTTP/1.1\nHost: x")
+            assert wire.response().body == b"ok\n"
+        with host.connect() as wire:
+            wire.send("GET /stream HTTP/1.0")
+            assert b"".join(iter(lambda: wire.socket.recv(4096), b"")).endswith(b"\r\n\r\ndata: 1\n\n")
+
+
+def test_a_foreign_registry_answers_its_paths(tmp_path: Path) -> None:
+    boot = {"kernel": "/assets/k", "initrd": ["/assets/i"], "args": ["a=b"]}
+    registry = {
+        "groups/web.json": json.dumps({"id": "web", "profile": "p", "selector": {"mac": MAC}}),
+        "profiles/p.json": json.dumps({"id": "p", "cloud_id": "c", "boot": boot}),
+        "cloud/c": "#cloud-config\n",
+    }
+    with serving(tmp_path, registry=registry) as host:
+        for name in (tmp_path / "registry").iterdir():
+            if name.name == "templates":
+                name.rmdir()
+        host.context.registry.load()
+        assert host.get("/").body == b"matchbox\n"
+        assert b"domain=${domain}&" in host.get("/boot.ipxe").body
+        script = host.get(f"/ipxe?mac={MAC.upper()}")
+        assert script.body == b"#!ipxe\nkernel /assets/k a=b\ninitrd /assets/i\nboot\n"
+        assert host.ask(f"POST /ipxe?mac={MAC} HTTP/1.1\nHost: x\nContent-Length: 0").body == script.body  # method-agnostic
+        assert host.get("/ipxe?mac=nonsense").status == 404
+        assert host.get(f"/cloud?mac={MAC}", Range="bytes=0-5").body == b"#cloud"
+        (tmp_path / "assets/k").write_bytes(SMALL)
+        assert host.get("/assets/k").body == SMALL
+        lawful(script)
 
 
 # --- the end -------------------------------------------------------------------------------------------------------------

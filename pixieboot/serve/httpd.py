@@ -260,7 +260,7 @@ class HttpService:
 
     def at_once(self, target: bytes, peer: str, local: str) -> bytes | None:
         """The whole response to a GET of a script that needs no file and no waiting, else None."""
-        if not target.startswith((b"/ipxe?", b"/boot.ipxe")):
+        if not target.startswith((b"/ipxe?", b"/boot.ipxe")) or self.context.registry.foreign:
             return None
         context, key = self.context, (target, peer, local)
         known = self._remembered.get(key)
@@ -318,6 +318,9 @@ class HttpService:
 
     async def _answer(self, request: Request, scope: Any, receive: Receive, send: Send) -> Reply | None:
         """The reply; None when it has been sent already."""
+        if told := self._foreign(request):
+            self._record(request, told)
+            return told.reply
         match request.parts:
             case () if self._rest is None:
                 self._only(request, "GET")
@@ -350,12 +353,33 @@ class HttpService:
         self._only(request, "GET")
         return self._missing(request, None, "there is no such path")
 
+    def _foreign(self, request: Request) -> "_Told | None":
+        """What the program whose registry this is would answer, to the byte; None: not a path of its."""
+        foreign = self.context.registry.foreign
+        answer = foreign.answer("/" + "/".join(request.parts), request.query.decode("latin-1")) if foreign else None
+        if answer is None:
+            return None
+        reply = Reply(answer.status, answer.body, answer.content_type.encode())
+        if answer.ranges and answer.status == 200:
+            reply = _ranged(reply, request.headers.get(b"range"))
+        try:
+            mac = Mac.parse(answer.labels.get("mac", ""))
+        except ValueError:
+            mac = None
+        detail: dict[str, Any] = {"path": request.path, "profile": answer.profile, "why": answer.why, "peer": request.peer}
+        if request.parts in (("ipxe",), ("grub",)) or "boot" in request.parts:
+            return _Told(reply, None, mac, "script", {**detail, "status": answer.status})
+        return _Told(reply, None, mac, "sent" if answer.status == 200 else "missing", {**detail, "bytes": len(answer.body)})
+
     def _tell(self, request: Request, told: "_Told") -> Reply:
         self._only(request, "GET")
-        if request.method == "GET":
+        self._record(request, told)
+        return told.reply
+
+    def _record(self, request: Request, told: "_Told") -> None:
+        if request.method != "HEAD":
             level = "info" if told.reply.status < 500 else "alarm"
             self.context.journal.record(Event(time.time(), told.mac, "http", told.kind, told.detail, level))
-        return told.reply
 
     def _only(self, request: Request, *methods: str) -> None:
         """Read-only: anything but GET, HEAD and what is named is refused."""
@@ -683,6 +707,19 @@ def date() -> bytes:
 @functools.lru_cache(2)
 def _date(now: int) -> bytes:
     return formatdate(now, usegmt=True).encode()
+
+
+def _ranged(reply: Reply, wanted: bytes | None) -> Reply:
+    """The part of a small answer that a Range header asks for."""
+    if wanted is None:
+        return replace(reply, headers=((b"Accept-Ranges", b"bytes"),))
+    size = len(reply.body)
+    part = conditional.part(wanted, size)
+    if part.status == 416:
+        return Reply(416, b"", headers=((b"Content-Range", b"bytes */%d" % size),))
+    content_range = (b"Content-Range", b"bytes %d-%d/%d" % (part.first, part.first + part.count - 1, size))
+    headers = ((b"Accept-Ranges", b"bytes"), *((content_range,) if part.status == 206 else ()))
+    return replace(reply, status=part.status, body=reply.body[part.first : part.first + part.count], headers=headers)
 
 
 async def _inline(file: File, part: conditional.Answer) -> bytes:
