@@ -509,15 +509,19 @@ def _finish(reply: Message, message: Message, kind: int, site: Site, data: dict[
     asked = message.options
     server = _agent(message).get(11, site.address) if wire.AGENT in asked else site.address  # RFC 5107
     options = {wire.MESSAGE_TYPE: bytes((kind,)), wire.SERVER_ID: packed(server)}
-    for code in asked.get(wire.PARAMETER_LIST, b""):
-        if code in data:
-            options[code] = data[code]
-    options.update(data)
+    for code in _in_order(asked.get(wire.PARAMETER_LIST, b""), tuple(data)):
+        options[code] = data[code]
     if wire.CLIENT_ID in asked:
         options[wire.CLIENT_ID] = asked[wire.CLIENT_ID]  # RFC 6842
     if wire.AGENT in asked:
         options[wire.AGENT] = asked[wire.AGENT]  # RFC 3046 §2.2
     reply.options = options
+
+
+@lru_cache(1024)
+def _in_order(wanted: bytes, present: tuple[int, ...]) -> tuple[int, ...]:
+    """These options as the client's list has them, then those that it did not ask for."""
+    return tuple(dict.fromkeys([*(code for code in wanted if code in present), *present]))
 
 
 _parameters_of: dict[int, tuple[Site, Mapping[int, bytes]]] = {}

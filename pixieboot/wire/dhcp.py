@@ -132,8 +132,8 @@ def decode(datagram: bytes) -> Message:
         "0.0.0.0" if siaddr == _ZERO else dotted(siaddr),
         "0.0.0.0" if giaddr == _ZERO else dotted(giaddr),
         chaddr[:hlen],
-        sname.partition(b"\0")[0],
-        file.partition(b"\0")[0],
+        sname.partition(b"\0")[0] if sname and sname[0] else b"",
+        file.partition(b"\0")[0] if file and file[0] else b"",
         options,
     )
 
@@ -185,16 +185,10 @@ def encode(message: Message, limit: int = CAP) -> bytes:
     the last and least needed first.  limit is 300 or more.
     """
     options = message.options
-    order = [code for code in options if code not in _PLACED]
-    if ROUTERS in options and SUBNET_MASK in options:
-        mask, routers = order.index(SUBNET_MASK), order.index(ROUTERS)
-        if mask > routers:
-            order.insert(routers, order.pop(mask))
+    order = _layout(tuple(options))
     area = bytearray()
-    for code in (*_FIRST, *order, AGENT):
-        value = options.get(code)
-        if value is None:
-            continue
+    for code in order:
+        value = options[code]
         if len(value) > 255:
             area += _instances(code, value)
         else:
@@ -204,7 +198,7 @@ def encode(message: Message, limit: int = CAP) -> bytes:
     area.append(END)
     file, sname = message.file, message.sname
     if _START + len(area) > limit:
-        area, file, sname = _squeeze(message, order, limit - _START)
+        area, file, sname = _squeeze(message, [code for code in order if code not in _PLACED], limit - _START)
     datagram = (
         _HEADER.pack(
             message.op,
@@ -226,6 +220,17 @@ def encode(message: Message, limit: int = CAP) -> bytes:
         + area
     )
     return datagram if len(datagram) >= SMALLEST else datagram.ljust(SMALLEST, b"\0")
+
+
+@lru_cache(1024)
+def _layout(codes: tuple[int, ...]) -> tuple[int, ...]:
+    """The order in which these options are written."""
+    middle = [code for code in codes if code not in _PLACED]
+    if ROUTERS in codes and SUBNET_MASK in codes:
+        mask, routers = middle.index(SUBNET_MASK), middle.index(ROUTERS)
+        if mask > routers:
+            middle.insert(routers, middle.pop(mask))
+    return tuple(code for code in (*_FIRST, *middle, AGENT) if code in codes)
 
 
 def _instances(code: int, value: bytes) -> bytes:
