@@ -383,6 +383,17 @@ def test_rfc2131_4_3_4_release_frees_and_remembers() -> None:
     assert offered(leases, ANNA, now=NOW + 6) == address
 
 
+def test_a_released_lease_does_not_end_twice() -> None:
+    leases = Leases()
+    address = dora(leases, ANNA)
+    released = leases.release(ANNA, address, NOW + 5)
+    offered(leases, BERT, now=NOW + HOUR + 1)
+    assert leases.at(address) is released
+    offer = leases.offer(CARL, SITE, None, address, NOW + HOUR + 1)
+    dora(leases, DORA, NOW + HOUR + 2)
+    assert leases.at(address) is offer
+
+
 def test_rfc2131_4_3_4_only_the_holder_releases() -> None:
     leases = Leases()
     address = dora(leases, ANNA)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixieboot.model import (
@@ -187,6 +187,7 @@ def test_other_hardware_addresses(chaddr: bytes) -> None:
     assert client_of(a_message({}, chaddr)).mac == chaddr.hex(":")
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([12, 53, 60, 77, 93, 97, 175]), st.binary(max_size=40)), st.binary(max_size=16))
 def test_any_message_gives_a_client(options: dict[int, bytes], chaddr: bytes) -> None:
     message = a_message(options, chaddr)

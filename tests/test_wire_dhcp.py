@@ -261,11 +261,13 @@ messages = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(messages)
 def test_decode_undoes_encode(message: Message) -> None:
     assert decode(encode(message, 1 << 16)) == message
 
 
+@settings(deadline=None)
 @given(messages, st.integers(FLOOR, CAP))
 def test_a_limit_is_kept_and_nothing_is_invented(message: Message, limit: int) -> None:
     for code in (53, 54, 51):
@@ -277,6 +279,7 @@ def test_a_limit_is_kept_and_nothing_is_invented(message: Message, limit: int) -
     assert {53, 54, 51} <= set(found.options)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=700))
 def test_any_bytes_are_a_message_or_a_wire_error(noise: bytes) -> None:
     for datagram in (noise, on_the_wire(noise), on_the_wire(b"\x34\1\3\xff", noise[:64], noise[64:192])):

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.dhcp import DHCPOptions
 
@@ -161,6 +161,7 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.integers(-1, 300) | st.text(max_size=12) | st.sampled_from(sorted(_NUMBERS)), values)
 def test_any_value_is_bytes_or_a_sentence(name: str | int, value: Any) -> None:
     try:
@@ -171,6 +172,7 @@ def test_any_value_is_bytes_or_a_sentence(name: str | int, value: Any) -> None:
         assert 0 < number < 255 and isinstance(encoded, bytes) and len(encoded) <= 1024
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.integers(1, 254), st.binary(max_size=20), max_size=5))
 def test_sub_options_read_back(found: dict[int, bytes]) -> None:
     assert dict(parts(option(43, found)[1])) == found
