@@ -286,7 +286,8 @@ run_tests() {
         "$bin/mypy" --cache-dir "$cache/mypy" || static=1
         [ "$static" = 0 ] || die "style or types are wrong: mend that first (ruff format, ruff check --fix, mypy in $bin)"
     fi
-    [ "$part" = full ] || set -- -m "not slow and not e2e" "$@"
+    # Most tests wait for time to pass, so several at once; all tests together run one after the other, undisturbed.
+    [ "$part" = full ] || set -- -m "not slow and not e2e" -n 4 --dist loadfile "$@"
     # What root writes is not to lie in the checkout or in a home directory, where its owner could not remove it.
     become_root env "PATH=$shared/tools/usr/sbin:$bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin" ${CI:+"CI=$CI"} \
         "HYPOTHESIS_STORAGE_DIRECTORY=$shared/hypothesis" "PYTHONPYCACHEPREFIX=$shared/pycache" \
