@@ -14,7 +14,7 @@ from functools import lru_cache
 from heapq import heappop, heappush
 from ipaddress import IPv4Network
 
-from pixieboot.model import Lease, LeaseState, Mac, Network, Pool, Site
+from pixieboot.model import Lease, LeaseState, Mac, Pool, Site
 from pixieboot.wire.dhcp import dotted, packed
 
 OFFER_HOLD = 60.0  # seconds that an offered address waits for its REQUEST
@@ -367,19 +367,21 @@ class Leases:
 
     def _range(self, pool: Pool, site: Site) -> _Range:
         """A pool seen for the first time, without what can never be a client's address."""
-        network: Network = site.network
-        edges = {str(site.subnet.network_address), str(site.subnet.broadcast_address)} if site.subnet.prefixlen < 31 else set()
+        network, subnet = site.network, site.subnet
+        edges = {str(subnet.network_address), str(subnet.broadcast_address)} if subnet.prefixlen < 31 else set()
+        first = max(pool.first, int(subnet.network_address))
+        last = min(pool.last, int(subnet.broadcast_address))
         unfit = frozenset({*edges, site.address, *network.routers, *network.dns})
         expired = [
             lease
             for lease in self._records.values()
             if lease.state is _EXPIRED
-            and pool.first <= _number(lease.address) <= pool.last
+            and first <= _number(lease.address) <= last
             and lease.address not in unfit
             and lease.address not in self._withheld
         ]
         expired.sort(key=lambda lease: lease.expires)
-        return _Range(pool.first, pool.last, pool.first, unfit, OrderedDict((lease.address, lease.expires) for lease in expired))
+        return _Range(first, last, first, unfit, OrderedDict((lease.address, lease.expires) for lease in expired))
 
     def _pools_of(self, address: str) -> list[_Range]:
         number = _number(address)

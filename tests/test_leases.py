@@ -163,6 +163,12 @@ def test_edges_router_dns_and_our_own_address_are_nobodys() -> None:
         assert offered(leases, EMIL, site, wanted=address) == ""
 
 
+def test_a_pool_ends_where_its_subnet_ends() -> None:
+    site = a_site(a_pool("10.0.0.250", "10.0.1.5"), a_pool("10.5.0.1", "10.5.0.9"))
+    leases = Leases()
+    assert [offered(leases, a_client(number), site) for number in range(6)] == [*(f"10.0.0.{last}" for last in range(250, 255)), ""]
+
+
 def test_a_link_of_two_has_no_edges() -> None:
     site = a_site(a_pool("10.0.0.0", "10.0.0.1"), subnet="10.0.0.0/31", address="10.0.0.1")
     assert offered(Leases(), ANNA, site) == "10.0.0.0"
