@@ -91,13 +91,13 @@ class YamlDirectory:
     """A registry directory and the files of it that are known already."""
 
     def __init__(self, root: Path, required: bool = True) -> None:
-        """required: a directory that does not exist is a fault, not an empty registry.  notes: what will not work, yet is no fault."""
+        """required: a directory that does not exist is a fault, not an empty registry."""
         self._root, self._required = root, required
         self._files: dict[str, _Entries[Any]] = {}
         self._templates: dict[str, tuple[Stamp, str, list[OperatorError]]] = {}
         self._texts: Mapping[str, str] = {}
         self.foreign = None
-        self.notes: list[OperatorError] = []
+        self.notes: list[OperatorError] = []  # what will not be served, though it is no fault of the files
 
     def signature(self) -> dict[str, Stamp]:
         """Differs whenever a file does; none is read."""
