@@ -66,7 +66,12 @@ def _begins(event: Event, run: Sequence[Event]) -> bool:
     silence = event.at - run[-1].at
     if silence > (OS_GAP if any(_is_script(before) for before in run) else GAP):
         return True
-    if event.service != "dhcp" or not is_netboot(event):
+    # Where another server leases, only files are asked here: the boot program, or the entry of all scripts, begins anew.
+    program = event.service == "tftp" and event.kind in ("probe", "started") and base(path_of(event)) in LOADER_ARCHES
+    entry = event.service == "http" and base(path_of(event)) == "boot.ipxe"
+    if (program or entry) and silence < 1:
+        return False
+    if not program and not entry and (event.service != "dhcp" or not is_netboot(event)):
         return False
     if any(before.kind == "done" for before in run) or (is_local(run[-1]) and silence > AGAIN):
         return True

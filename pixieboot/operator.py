@@ -20,13 +20,17 @@ from pixieboot.cli import config_option, operator_errors, settings_path
 from pixieboot.client import Daemon, Unreachable
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.journal import printable
-from pixieboot.model import Loader
+from pixieboot.model import Loader, Mac
 
 COLOURS = {"ok": "green", "going": "cyan", "failed": "red", "ignored": "yellow"}
 Cell = str | tuple[str, str]
 """A cell of a table: its text, and the colour of it if it has one."""
 RETRY = 2.0  # seconds until `events -f` looks for a daemon that was started again
 
+KINDS = (
+    "x86-bios", "x86-efi", "x64-efi", "arm64-efi", "x86-http", "x64-http", "arm64-http", "ipxe-bios", "ipxe-x64", "ipxe-arm64",
+    "raspberry-pi",
+)  # fmt: skip
 LOADERS = ", ".join(loader.value for loader in Loader)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
@@ -429,6 +433,55 @@ def doctor(no_probe: bool, config: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(checks.as_json(found))
     sys.exit(1 if any(check.level == "fault" for check in found) else 0)
+
+
+@click.command()
+@config_option
+@json_option
+@click.option("--arch", type=click.Choice(KINDS), default="x64-efi", show_default=True, help="Which firmware is played.")
+@click.option("--mac", metavar="MAC", help="Of which machine.  [default: one that nobody has]")
+@click.option("-i", "--interface", metavar="IF", help="By which wire.  Without it the daemon of this host is asked directly.")
+@click.option("--whole", is_flag=True, help="Read kernel and initrd to their end, not only their beginning.")
+@click.option("--secure-boot", is_flag=True, help="Run signed boot programs only, as that firmware does.")
+@reaches_daemon
+def simulate(
+    arch: str, mac: str | None, interface: str | None, whole: bool, secure_boot: bool, config: Path | None, as_json: bool
+) -> None:
+    """A software machine boots and tells every answer: DHCP, boot program, script, kernel and initrd.
+
+    On another machine of the network: -i and root.  Exits with 1 when it did not come to its end.
+
+    Example: sudo pixieboot simulate --arch x64-efi -i eth0
+    """
+    import random
+
+    from pixieboot import simulate as machines
+
+    try:
+        own = Mac.parse(mac) if mac else Mac.of(bytes((0x02, 0x70, 0x78, *random.randbytes(3))))
+    except ValueError as error:
+        raise OperatorError("--mac", str(error), "Any usual spelling will do.") from None
+    kind, code, first = machines.KINDS[arch]
+    way: machines.Way = machines.Wire(interface) if interface else machines.Inside(Daemon.find(settings_path(config)), None)
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if not as_json:
+            click.echo(printable(line, 1000))
+
+    say(f"{own} boots as {arch}" + ("" if interface else "; DHCP is asked of the daemon itself, not over the wire"))
+    machine = machines.Machine(own, kind, code, first, way, say, release=mac is None)
+    machine.whole, machine.loops_back, machine.secure_boot = whole, not interface, secure_boot
+    verdict = machine.boot()
+    if as_json:
+        told = {"name": verdict.name, "outcome": verdict.outcome, "sentence": verdict.sentence, "next_step": verdict.next_step}
+        print_json({"mac": own, "lines": lines, "verdict": told})
+    else:
+        click.echo(click.style(printable(verdict.sentence, 1000), fg=COLOURS[verdict.outcome], bold=True))
+        if verdict.next_step and verdict.outcome != "ok":
+            click.echo(f"Next: {printable(verdict.next_step, 1000)}")
+    sys.exit(1 if verdict.outcome in ("failed", "ignored") else 0)
 
 
 def registry_of(config: Path | None) -> Path:

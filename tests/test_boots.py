@@ -43,6 +43,7 @@ SPLITS = {
     "one boot from firmware to done": ([*UEFI, *FILES, *OS, *DONE], [12]),
     "an installer is silent for half an hour before it is done": ([*UEFI, *FILES, *later(DONE, 1800)], [11]),
     "started again after its script": ([*UEFI, *later(UEFI, 60)], [8, 8]),
+    "started again where another server leases": ([*UEFI[2:], *later(UEFI[2:], 60), *later(UEFI[6:], 120)], [6, 6, 2]),
     "started again after done": ([*UEFI, *FILES, *DONE, *later(UEFI, 310)], [11, 8]),
     "a firmware that tries PXE, then HTTP Boot, is one boot": (
         [*UEFI[:5], event(30, "dhcp offered", url="http://10.0.0.1:8080/tftp/ipxe.efi", arch="x64-efi", loader="firmware-http")],

@@ -24,10 +24,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pixieboot import __version__
 from pixieboot.boots import Boot, split, tell
-from pixieboot.errors import Faults, OperatorError
+from pixieboot.dhcp import Reply, respond
+from pixieboot.errors import Faults, OperatorError, WireError
 from pixieboot.explain import explain, pretend
+from pixieboot.leases import Leases
 from pixieboot.model import (
     Arch,
+    Arrival,
     Assignment,
     Client,
     Event,
@@ -38,6 +41,7 @@ from pixieboot.model import (
     Site,
     Stage,
 )
+from pixieboot.pxe import client_of
 from pixieboot.registry.sqlite import StoreError
 from pixieboot.serve import access
 from pixieboot.serve.context import Context
@@ -55,6 +59,7 @@ from pixieboot.serve.views import (
     verdict_json,
 )
 from pixieboot.verdict import judge, nothing_heard
+from pixieboot.wire.dhcp import DISCOVER, decode, encode
 
 PAGE, LARGEST_PAGE = 200, 2000
 LARGEST_BODY = 256 << 10
@@ -78,6 +83,15 @@ class BootOrder(BaseModel):
     model_config = ConfigDict(extra="forbid")
     profile: str | None = None
     boot: Literal["once", "always", "local"] | None = None
+
+
+class Question(BaseModel):
+    """A DHCP datagram, as a machine would send it to this port; interface null: the first network."""
+
+    model_config = ConfigDict(extra="forbid")
+    datagram: str
+    port: Literal[67, 4011] = 67
+    interface: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +299,30 @@ class Api:
         mend = "Change it there: it counts within a second. What it boots next is ordered at …/boot."
         raise Refusal(409, machine.where, f"machine {machine.name} is described in a file", mend)
 
+    async def simulate(self, request: Request) -> Response:
+        """What a DHCP datagram would be answered.  Nothing is sent, leased or noted; DISCOVER and port 4011 only."""
+        question = await _body(request, Question)
+        sites = self._context.sites.sites
+        site = next((site for site in sites if question.interface in (None, site.interface)), None)
+        if site is None:
+            raise Refusal(404, "interface", f"{question.interface or 'no network'} is not served", "GET /api/v1/health lists them.")
+        try:
+            message = decode(bytes.fromhex(question.datagram))
+        except (ValueError, WireError) as error:
+            raise Refusal(400, "datagram", str(error), "Send the hexadecimal digits of one DHCP message.") from None
+        if question.port == 67 and message.type != DISCOVER:
+            raise Refusal(400, "datagram", "only DISCOVER can be played on port 67", "A REQUEST would take a lease.")
+        client = client_of(message)
+        assignment = self._context.assign(client, site)
+        peer = (message.ciaddr, 68)
+        arrival = Arrival(question.port, peer, site.ifindex, site.address, time.time())
+        # Leases of its own, so that no address is set aside for a machine that does not exist.
+        answer = respond(message, client, arrival, assignment, site, Leases(self._context.leases.all()))
+        if isinstance(answer, Reply):
+            octets = encode(answer.message, answer.limit).hex()
+            return JSONResponse({"answer": octets, "why": answer.why, "server": site.address})
+        return JSONResponse({"answer": None, "why": answer.why, "server": site.address})
+
     # --- for all of them ---
 
     def who(self, name: str, strangers: bool = False) -> Who:
@@ -464,6 +502,7 @@ ENDPOINTS = (
     Endpoint("DELETE", "/machines/{name}", "refuse_change", statuses=(404, 409)),
     Endpoint("POST", "/machines/{name}/boot", "order", body=BootOrder, statuses=(200, 400, 404, 412, 413, 415, 507)),
     Endpoint("GET", "/machines/{name}/timeline", "timeline", _PAGED, statuses=(200, 400, 404)),
+    Endpoint("POST", "/simulate", "simulate", body=Question, statuses=(200, 400, 404, 413, 415)),
     Endpoint("GET", "/groups", "groups", statuses=(200, 304)),
     Endpoint("GET", "/profiles", "profiles", statuses=(200, 304)),
     Endpoint("GET", "/explain", "explanation", _PRETENDED, statuses=(200, 400, 404, 503)),
