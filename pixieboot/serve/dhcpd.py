@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pixieboot.dhcp import Memo, Noted, Remembered, Reply, client_of, respond, selector
+from pixieboot.dhcp import Memo, Noted, Remembered, Reply, client_of, repeat, respond, selector
 from pixieboot.errors import OperatorError, WireError
 from pixieboot.inventory import Inventory
 from pixieboot.model import NO_ADDRESS, Arrival, Client, Event, Lease, Loader, LoadNBP, Mac, Site
@@ -38,11 +38,20 @@ REMEMBERED = 4096  # clients whose boot is followed at once
 
 
 @dataclass(slots=True)
+class _Question:
+    """A datagram, how it came, and the facts that its answer will hold for."""
+
+    datagram: bytes
+    arrival: Arrival
+    facts: tuple[object, ...]
+
+
+@dataclass(slots=True)
 class _Told(Remembered):
     """What a client was told, ready to be told again.  event and asked: what the journal and the styles heard last, and when."""
 
     link: int
-    source: str
+    site: Site
     framed: tuple[Link, bytes] | None
     event: Event
     asked: float
@@ -123,49 +132,56 @@ class DhcpService:
 
     # ------------------------------------------------------------------ datagrams
 
-    def _on_datagram(self, port: int, datagram: bytes, peer: tuple[str, int], ifindex: int, local: str) -> None:
+    def _on_datagram(self, port: int, datagram: bytes, peer: tuple[str, int], ifindex: int, local: str) -> bool:
+        """True unless nothing is left for the loop to do."""
         context, sites, now = self._context, self._context.sites, self._clock()
         inventory = context.registry.current
-        facts = (inventory, sites.version, context.store.revision, port, ifindex, peer if port == BOOT_PORT else None)
-        if (told := self._memo.find(datagram)) and told.facts == facts and isinstance(told, _Told):
-            self._tell_again(told, datagram, port, now)
-            return
+        facts = (inventory, sites.version, context.store.revision, port, ifindex, local, peer if port == BOOT_PORT else None)
+        told = self._memo.find(datagram)
+        if isinstance(told, _Told) and told.facts == facts and (again := repeat(told.reply, context.leases, now)):
+            if again.lease is None:
+                return self._tell_again(told, again, datagram, port, now)
+            self._keep(again.lease, told.client.mac, partial(self._tell_again, told, again, datagram, port, now))
+            return True
         if inventory is not self._inventory:
             self._withhold()
+        self._answer_afresh(_Question(datagram, Arrival(port, peer, ifindex, local, now), facts))
+        return True
+
+    def _answer_afresh(self, question: _Question) -> None:
+        context, arrival = self._context, question.arrival
         try:
-            message = decode(datagram)
+            message = decode(question.datagram)
         except WireError as error:
-            self._malformed(str(error), peer[0], now)
+            self._malformed(str(error), arrival)
             return
-        site = self._site_of(message, ifindex)
+        site = self._site_of(message, arrival.ifindex)
         if site is None or message.xid in self.neighbours.probing:
             return
         if site.network.mode == "server" and not self._may_lease(site):
-            self._ignore(None, f"{site.interface}: not yet known whether another server leases there", now)
+            self._ignore(None, f"{site.interface}: not yet known whether another server leases there", arrival.now)
             return
         client = client_of(message)
         assignment = context.assign(client, site)
         if client.arch or client.loader is not Loader.FIRMWARE:
-            context.store.see(client.mac, client.uuid, client.arch.value if client.arch else None, client.vendor_class, now)
-        answer = respond(message, client, Arrival(port, peer, ifindex, local, now), assignment, site, context.leases)
+            arch = client.arch.value if client.arch else None
+            context.store.see(client.mac, client.uuid, arch, client.vendor_class, arrival.now)
+        answer = respond(message, client, arrival, assignment, site, context.leases)
         if isinstance(answer, Reply):
-            encoded = encode(answer.message, answer.limit)
             # A relay, and a client that renews through a router, are reached as the kernel routes.
-            link = ifindex if message.giaddr == NO_ADDRESS and site.network.interface else 0
-            if answer.lease is not None:
-                self._keep(answer.lease, client.mac, partial(self._answer, answer, encoded, client, port, link, site, now))
-                return
-            event = self._answer(answer, encoded, client, port, link, site, now)
-            if link and (site.network.mode == "proxy" or port == BOOT_PORT):
-                framed = self._frame(answer, encoded, port, link, site.address) if not answer.delay else None
-                self._memo.keep(datagram, _Told(facts, client, answer, encoded, link, site.address, framed, event, now))
+            link = arrival.ifindex if message.giaddr == NO_ADDRESS and site.network.interface else 0
+            tell = partial(self._tell, answer, encode(answer.message, answer.limit), client, site, link, question)
+            if answer.lease is None:
+                tell()
+            else:
+                self._keep(answer.lease, client.mac, tell)
         elif isinstance(answer, Noted):
             self._keep(answer.lease, client.mac, None)
-            self._record(client.mac, answer.kind, {"address": answer.lease.address, "why": answer.why}, at=now)
+            self._record(client.mac, answer.kind, {"address": answer.lease.address, "why": answer.why}, at=arrival.now)
         else:
-            self._ignore(client.mac, answer.why, now)
+            self._ignore(client.mac, answer.why, arrival.now)
             if message.type == DHCPREQUEST and message.giaddr == NO_ADDRESS:
-                self._overhear(message.address(SERVER_ID), site, ifindex)
+                self._overhear(message.address(SERVER_ID), site, arrival.ifindex)
 
     def _site_of(self, message: Message, ifindex: int) -> Site | None:
         """The network that a message belongs to; None: none of ours, stay silent."""
@@ -180,37 +196,46 @@ class DhcpService:
 
     # ------------------------------------------------------------------ answers
 
-    def _answer(self, reply: Reply, encoded: bytes, client: Client, port: int, link: int, site: Site, now: float) -> Event:
-        """Send, note, and see that what was offered is free.  What the journal was told."""
+    def _tell(self, reply: Reply, encoded: bytes, client: Client, site: Site, link: int, question: _Question) -> None:
+        """Send, note, remember, and see that what was offered is free."""
+        port, now = question.arrival.port, question.arrival.now
         self._send(reply, encoded, port, link, site.address)
-        if port == SERVER_PORT:
-            if isinstance(reply.step, LoadNBP) and client.loader is Loader.FIRMWARE:
-                self._boot_of(client.mac, now).nbp = reply.step.path.rpartition("/")[2]
-            if reply.kind == "offered" and site.network.mode == "server" and site.network.probe:
-                if reply.probe:
-                    self._conflicts.ask(site, reply.probe)
-                self._conflicts.look_ahead(site)
+        if port == SERVER_PORT and isinstance(reply.step, LoadNBP) and client.loader is Loader.FIRMWARE:
+            self._boot_of(client.mac, now).nbp = reply.step.path.rpartition("/")[2]
         service, kind = ("pxe", "acked") if reply.kind == "pxe acked" else ("dhcp", reply.kind)
         event = Event(now, client.mac, service, kind, reply.detail(client))
         self._context.journal.record(event)
         self._watch_style(reply, client, event.detail, now)
-        return event
+        self._look_for_conflicts(reply, site)
+        framed = None if reply.delay else self._frame(reply, encoded, port, link, site.address)
+        self._memo.keep(question.datagram, _Told(question.facts, client, reply, encoded, link, site, framed, event, now))
 
-    def _tell_again(self, told: _Told, question: bytes, port: int, now: float) -> None:
-        """The same answer to the same question, but for its transaction number."""
+    def _tell_again(self, told: _Told, reply: Reply, question: bytes, port: int, now: float) -> bool:
+        """The same answer to the same question, but for its transaction number.  True: something is left to the loop."""
         try:
             if told.framed is None:
-                raise OSError("to a client with an address, or late")
+                raise OSError("late, or to a client with an address")
             link, frame = told.framed
             self._frames.send(link, retold(frame, question[4:8]))
         except OSError:
-            self._send(told.reply, Memo.again(told, question), port, told.link, told.source)
-        if now - told.event.at > TELL_AGAIN:
+            self._send(reply, Memo.again(told, question), port, told.link, told.site.address)
+        news = now - told.event.at > TELL_AGAIN
+        if news:
             told.event = replace(told.event, at=now)
         self._context.journal.record(told.event)
         if now - told.asked >= Styles.APART:
-            told.asked = now
-            self._watch_style(told.reply, told.client, told.event.detail, now)
+            told.asked, news = now, True
+            self._watch_style(reply, told.client, told.event.detail, now)
+        return self._look_for_conflicts(reply, told.site) or news or reply.delay > 0
+
+    def _look_for_conflicts(self, reply: Reply, site: Site) -> bool:
+        """See that what is offered, and what will be offered next, is free.  False: there was nothing to look for."""
+        if reply.kind != "offered" or site.network.mode != "server" or not site.network.probe:
+            return False
+        if reply.probe:
+            self._conflicts.ask(site, reply.probe)
+        self._conflicts.look_ahead(site)
+        return True
 
     def _keep(self, lease: Lease, mac: Mac | None, then: Callable[[], object] | None) -> None:
         """Call `then` once the lease is on disk.  If it cannot be: no answer, the binding is undone, somebody must look."""
@@ -334,10 +359,10 @@ class DhcpService:
         if self._is_news(mac, why, now):
             self._record(mac, "ignored", {"why": why}, at=now)
 
-    def _malformed(self, why: str, peer: str, now: float) -> None:
+    def _malformed(self, why: str, arrival: Arrival) -> None:
         """Counted each time, told once in a while for each kind of fault."""
-        if self._is_news(None, re.sub(r"[0-9a-f]*\d[0-9a-f]*", "#", why), now):
-            self._record(None, "malformed", {"from": peer, "why": why}, at=now)
+        if self._is_news(None, re.sub(r"[0-9a-f]*\d[0-9a-f]*", "#", why), arrival.now):
+            self._record(None, "malformed", {"from": arrival.peer[0], "why": why}, at=arrival.now)
         else:
             counts = self._context.journal.counts
             counts["dhcp", "malformed"] = counts.get(("dhcp", "malformed"), 0) + 1

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pixieboot.errors import OperatorError
+from pixieboot.serve.loop import DirectLoop
 
 IP_PKTINFO = 8  # linux/in.h; the socket module names it from Python 3.12 on
 SO_RCVBUFFORCE = 33
@@ -26,8 +27,12 @@ _PKTINFO = struct.Struct("=i4s4s")
 _ANCILLARY = socket.CMSG_SPACE(_PKTINFO.size)
 _SERVICES = {67: "DHCP", 69: "TFTP", 4011: "PXE boot server"}
 
-OnDatagram = Callable[[bytes, tuple[str, int], int, str], None]
-"""(datagram, peer, index of the arrival interface, our address that it was sent to or, for a broadcast, would answer from)."""
+OnDatagram = Callable[[bytes, tuple[str, int], int, str], object]
+"""(datagram, peer, index of the arrival interface, our address that it was sent to or, for a broadcast, would answer from).
+
+DONE as its answer says that it has left no callback and no timer to the loop.
+"""
+DONE = False
 
 log = logging.getLogger(__name__)
 dotted = lru_cache(4096)(socket.inet_ntoa)
@@ -43,6 +48,7 @@ class UdpPort:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_datagram: OnDatagram | None = None
         self._pktinfo: dict[tuple[int, str], list[tuple[int, int, bytes]]] = {}
+        self._batch = 1  # as many as there are likely to be: to find nothing costs half as much as a datagram
         self.failures = 0
 
     def bind(self) -> None:
@@ -65,12 +71,17 @@ class UdpPort:
         """Hand every datagram to on_datagram from now on, on the running loop."""
         assert self._socket is not None, "bind() first"
         self._on_datagram, self._loop = on_datagram, asyncio.get_running_loop()
-        self._loop.add_reader(self._socket.fileno(), self._readable)
+        if isinstance(self._loop, DirectLoop):
+            self._loop.add_direct_reader(self._socket.fileno(), self._readable)
+        else:
+            self._loop.add_reader(self._socket.fileno(), self._readable)
 
     def close(self) -> None:
         if self._socket is None:
             return
-        if self._loop and not self._loop.is_closed():
+        if isinstance(self._loop, DirectLoop):
+            self._loop.remove_direct_reader(self._socket.fileno())
+        elif self._loop and not self._loop.is_closed():
             self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
         self._socket = None
@@ -88,25 +99,31 @@ class UdpPort:
         with suppress(BlockingIOError):  # a full send buffer is a lost datagram: the client asks again
             self._socket.sendmsg((datagram,), ancillary, 0, peer)
 
-    def _readable(self) -> None:
+    def _readable(self) -> bool:
+        """Take what is there, up to a limit.  True: something may be left for the loop to do."""
         assert self._socket is not None and self._on_datagram is not None
-        receive, handle = self._socket.recvmsg, self._on_datagram
-        for _ in range(BATCH):
+        receive, handle, busy = self._socket.recvmsg, self._on_datagram, False
+        for _ in range(self._batch):
             try:
                 datagram, ancillary, _, peer = receive(LARGEST, _ANCILLARY)
             except BlockingIOError:
-                return
+                self._batch = max(self._batch // 2, 1)
+                return busy
             except OSError as error:  # ENETDOWN and the like come up here once: the socket stays good
                 log.warning("UDP port %d: %s", self.port, error.strerror)
-                return
+                return True
             try:
                 ifindex, local, _ = _PKTINFO.unpack(ancillary[0][2])
-                handle(datagram, peer, ifindex, dotted(local))
+                if handle(datagram, peer, ifindex, dotted(local)) is not DONE:
+                    busy = True
             except Exception:
                 self.failures += 1
+                busy = True
                 log.exception("UDP port %d: bug while handling %s from %s:%d", self.port, datagram.hex(), *peer)
             if self._socket is None:  # the handler closed us
-                return
+                return True
+        self._batch = min(self._batch * 2, BATCH)  # more may be there: the next wake-up comes at once
+        return busy
 
 
 @dataclass(frozen=True, slots=True)
