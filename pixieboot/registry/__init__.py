@@ -60,7 +60,10 @@ class Registry:
 
     def _fitting_store(self) -> YamlDirectory | MatchboxDirectory | BootcfgDirectory:
         root = Path(self.source)
-        kind = BootcfgDirectory if is_bootcfg(root) else MatchboxDirectory if is_matchbox(root) else YamlDirectory
+        try:
+            kind = BootcfgDirectory if is_bootcfg(root) else MatchboxDirectory if is_matchbox(root) else YamlDirectory
+        except OSError:  # it may not be read: as our own registry that is a fault with its place, as another's nothing is known
+            kind = YamlDirectory
         if type(self._store) is not kind:
             self._store = YamlDirectory(root, self.source != DEFAULT) if kind is YamlDirectory else kind(root)
         return self._store
