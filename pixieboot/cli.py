@@ -51,6 +51,7 @@ ELSEWHERE = {
     "explain": "pixieboot.operator",
     "leases": "pixieboot.operator",
     "machines": "pixieboot.operator",
+    "router-help": "pixieboot.operator",
     "simulate": "pixieboot.operator",
     "token": "pixieboot.operator",
     "why": "pixieboot.operator",

@@ -31,6 +31,7 @@ KINDS = (
     "x86-bios", "x86-efi", "x64-efi", "arm64-efi", "x86-http", "x64-http", "arm64-http", "ipxe-bios", "ipxe-x64", "ipxe-arm64",
     "raspberry-pi",
 )  # fmt: skip
+ROUTERS = ("dnsmasq", "openwrt", "isc", "kea", "mikrotik", "opnsense", "unifi", "fritzbox", "relay")
 LOADERS = ", ".join(loader.value for loader in Loader)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
@@ -482,6 +483,27 @@ def simulate(
         if verdict.next_step and verdict.outcome != "ok":
             click.echo(f"Next: {printable(verdict.next_step, 1000)}")
     sys.exit(1 if verdict.outcome in ("failed", "ignored") else 0)
+
+
+@click.command("router-help")
+@config_option
+@click.argument("kind", type=click.Choice(ROUTERS))
+@click.option("--address", help="Our address for machines.  [default: that of the first network served]")
+@operator_errors
+def router_help(kind: str, address: str | None, config: Path | None) -> None:
+    """The exact lines by which an existing DHCP server sends machines here, by architecture.
+
+    Not needed beside dhcp: proxy, the default.  Example: pixieboot router-help dnsmasq
+    """
+    from pixieboot import config as settings
+    from pixieboot import routerhelp
+    from pixieboot.serve.links import Sites
+
+    loaded = settings.load(settings_path(config), {})
+    sites = Sites(loaded, loaded.loaders).sites
+    if address is None and not sites:
+        raise OperatorError("--address", "no network is served, so our address is not known", "Name it: --address 192.168.77.2")
+    click.echo(routerhelp.KINDS[kind](routerhelp.Here(address or sites[0].address, loaded.http.port, loaded.loaders)))
 
 
 def registry_of(config: Path | None) -> Path:

@@ -28,7 +28,7 @@ class Lab:
 
     def __init__(self, network: Network, directory: Path, mode: str) -> None:
         self.directory = directory
-        switch = network.switch()
+        self.switch = switch = network.switch()
         self.server = switch.host("server", "10.77.0.2/24")
         self.client = switch.host("client", "10.77.0.9/24")
         for name in ("reg", "tftp", "assets"):
