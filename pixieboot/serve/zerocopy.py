@@ -15,6 +15,7 @@ import fcntl
 import logging
 import os
 import re
+import resource
 import socket
 import struct
 import sys
@@ -23,6 +24,7 @@ import termios
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -40,8 +42,9 @@ except ImportError:  # no wheel for 32-bit ARM: h11 does it all
 ZEROCOPY = "http.response.zerocopysend"
 
 PIECE = 2048 * 1024  # bytes per sendfile at most, half a millisecond; an eighth of it costs a third more CPU per byte
+SMALLEST = 64 * 1024  # bytes per sendfile when hundreds share the loop
 PROBE = 512 * 1024  # bytes between looks whether a piece is in the page cache; read-ahead fills what is between
-TURN = 0.0005  # seconds after which a transfer lets others have the loop
+TURN, ROUND = 0.002, 0.008  # seconds that one transfer, and all together, may keep the loop from DHCP and TFTP
 AHEAD = 1024 * 1024  # bytes that a thread reads at a time from a cold file
 STALL = 0.01  # seconds that one sendfile may take; a slower one waited for the disk although the probe found the page
 READERS = 4  # threads for cold files
@@ -85,16 +88,21 @@ def canonical(name: bytes) -> bytes:
 class Copy:
     """One range of a file on its way into a socket, in pieces that never stall the loop.  Await `done`."""
 
+    _active = 0
+
     def __init__(self, connection: int, file: int, offset: int, count: int, on_progress: Callable[[], None]) -> None:
         """connection: the descriptor of a non-blocking socket.  Both are duplicated, so that their owners may close theirs."""
         self._loop = asyncio.get_running_loop()
         self._in, self._out = os.dup(file), os.dup(connection)  # asyncio guards the transport's own descriptor
         self._offset, self._left, self._on_progress = offset, count, on_progress
         self._warm_to = offset  # the file is in the page cache up to here
+        self._in_memory = in_memory(os.fstat(file).st_dev)
         self._slow = False
-        self._waiting = self._reading = False
+        self._blocks = disk_reads()
+        self._waiting = self._reading = self._finished = False
         self.sent = 0
         self.done: asyncio.Future[None] = self._loop.create_future()
+        Copy._active += 1
         self._step()
 
     def cancel(self) -> None:
@@ -104,9 +112,10 @@ class Copy:
     def _step(self) -> None:
         """Send until the socket is full, the file is done, or the loop has others to serve."""
         start = time.perf_counter()
-        end = start + TURN
+        end = start + min(TURN, ROUND / Copy._active)
+        most = min(PIECE, max(SMALLEST, 8 * PIECE // Copy._active))
         while start < end:
-            piece = min(PIECE, self._left)
+            piece = min(most, self._left)
             if self._offset + piece > self._warm_to and not self._warm(piece):
                 piece = self._warm_to - self._offset
                 if piece <= 0:
@@ -131,7 +140,8 @@ class Copy:
             if sent < piece:
                 break
             before, start = start, time.perf_counter()
-            if start - before > STALL:
+            # The probe found the pages, and yet it waited for the disk: too little memory, or holes.  A busy CPU is not that.
+            if start - before > STALL and disk_reads() != self._blocks:
                 self._slow = True
         self._on_progress()
         self._wait(True)
@@ -145,26 +155,31 @@ class Copy:
 
     def _warm(self, piece: int) -> bool:
         """Is the piece in the page cache, by its first byte, its last, and some between?"""
+        last = self._offset + piece - 1
+        if self._in_memory:
+            self._warm_to = last + 1
+            return True
         if self._slow:
             return False
-        last = self._offset + piece - 1
         try:
             for at in range(self._offset, last, PROBE):
                 os.preadv(self._in, _BYTE, at, os.RWF_NOWAIT)
             os.preadv(self._in, _BYTE, last, os.RWF_NOWAIT)
-        except OSError:  # EAGAIN: not there; EOPNOTSUPP (vfat, NFS, tmpfs): it does not tell
+        except OSError:  # EAGAIN: not there; EOPNOTSUPP (vfat, NFS): it does not tell
             return False
         self._warm_to = last + 1
         return True
 
-    def _read(self, reading: asyncio.Future[int]) -> None:
+    def _read(self, reading: asyncio.Future[tuple[int, bool]]) -> None:
         self._reading = False
-        if self.done.done():
+        if self._finished:
             self._close()
         elif error := reading.exception():
             self._finish(error)
         else:
-            self._warm_to = self._offset + max(1, reading.result())
+            found, self._slow = reading.result()
+            self._blocks = disk_reads()
+            self._warm_to = self._offset + max(1, found)
             self._step()
 
     def _wait(self, waiting: bool) -> None:
@@ -175,10 +190,14 @@ class Copy:
         self._waiting = waiting
 
     def _finish(self, error: BaseException | None) -> None:
-        if self.done.done():
+        if self._finished:
             return
+        self._finished = True
+        Copy._active -= 1
         self._wait(False)
-        if error:
+        if self.done.done():  # cancelled with the task that awaited it
+            pass
+        elif error:
             self.done.set_exception(error)
         else:
             self.done.set_result(None)
@@ -190,16 +209,37 @@ class Copy:
         os.close(self._out)
 
 
-def _read(file: int, offset: int, count: int) -> int:
-    """In a thread: bring this part of the file into the page cache, and ask for what follows.  The bytes found there."""
+def _read(file: int, offset: int, count: int) -> tuple[int, bool]:
+    """In a thread: bring this part of the file into the page cache, and ask for what follows.
+
+    The bytes found there, and whether the disk was needed.
+    """
+    before = disk_reads()
     try:
         os.posix_fadvise(file, offset, 2 * count, os.POSIX_FADV_WILLNEED)
         buffer, found = bytearray(AHEAD // 4), 0
         while found < count and (got := os.preadv(file, [buffer], offset + found)):
             found += got
-        return found
+        return found, disk_reads() != before
     finally:
         os.close(file)
+
+
+def disk_reads() -> int:
+    """How often this thread has had to wait for a disk, on file systems that count it."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_inblock
+
+
+@lru_cache(64)
+def in_memory(device: int) -> bool:
+    """Is this a file system without a disk?  tmpfs is never cold, and does not answer the probe."""
+    place = f"{os.major(device)}:{os.minor(device)}"
+    with suppress(OSError), open("/proc/self/mountinfo") as mounts:
+        for line in mounts:
+            words = line.split()
+            if words[2] == place:
+                return words[words.index("-") + 1] in ("tmpfs", "ramfs")
+    return False
 
 
 @lru_cache(1)
