@@ -199,7 +199,7 @@ class DhcpService:
     def _tell(self, reply: Reply, encoded: bytes, client: Client, site: Site, link: int, question: _Question) -> None:
         """Send, note, remember, and see that what was offered is free."""
         port, now = question.arrival.port, question.arrival.now
-        self._send(reply, encoded, port, link, site.address)
+        framed = self._send(reply, encoded, port, link, site.address)
         if port == SERVER_PORT and isinstance(reply.step, LoadNBP) and client.loader is Loader.FIRMWARE:
             self._boot_of(client.mac, now).nbp = reply.step.path.rpartition("/")[2]
         service, kind = ("pxe", "acked") if reply.kind == "pxe acked" else ("dhcp", reply.kind)
@@ -207,7 +207,6 @@ class DhcpService:
         self._context.journal.record(event)
         self._watch_style(reply, client, event.detail, now)
         self._look_for_conflicts(reply, site)
-        framed = None if reply.delay else self._frame(reply, encoded, port, link, site.address)
         self._memo.keep(question.datagram, _Told(question.facts, client, reply, encoded, link, site, framed, event, now))
 
     def _tell_again(self, told: _Told, reply: Reply, question: bytes, port: int, now: float) -> bool:
@@ -249,24 +248,24 @@ class DhcpService:
 
         self._context.store.submit(lease, kept)
 
-    def _send(self, reply: Reply, encoded: bytes, port: int, link: int, source: str) -> None:
-        """Send at once, or after the delay that some ROMs need."""
+    def _send(self, reply: Reply, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
+        """Send, at once or after the delay that some ROMs need; link 0: as the kernel routes.  The frame, if it went as one."""
+        framed = self._frame(reply, encoded, port, link, source)
         if reply.delay > 0:
-            asyncio.get_running_loop().call_later(reply.delay, self._transmit, reply, encoded, port, link, source)
-        else:
-            self._transmit(reply, encoded, port, link, source)
+            asyncio.get_running_loop().call_later(reply.delay, self._transmit, reply, encoded, port, link, source, framed)
+            return None
+        self._transmit(reply, encoded, port, link, source, framed)
+        return framed
 
-    def _transmit(self, reply: Reply, encoded: bytes, port: int, link: int, source: str) -> None:
-        """link: the interface to leave by; 0: as the kernel routes."""
-        to = reply.destination
-        if framed := self._frame(reply, encoded, port, link, source):
+    def _transmit(self, reply: Reply, encoded: bytes, port: int, link: int, source: str, framed: tuple[Link, bytes] | None) -> None:
+        if framed:
             with suppress(OSError):
                 self._frames.send(*framed)
                 return
         # To a card without an address it cannot be done otherwise: RFC 2131 §4.1 allows the broadcast instead.
-        address = to.address if to.mac is None else EVERYBODY
+        address = reply.destination.address if reply.destination.mac is None else EVERYBODY
         try:
-            self._ports[port].send(encoded, (address, to.port), link, source)
+            self._ports[port].send(encoded, (address, reply.destination.port), link, source)
         except OSError as error:
             self._record(None, "not sent", {"to": address, "why": str(error.strerror)}, "warning")
 

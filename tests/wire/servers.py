@@ -62,8 +62,9 @@ class Lan:
                 return False
         return True
 
-    def said(self) -> str:
-        return (self.directory / "log").read_text(errors="replace")[-3000:]
+    def said(self, characters: int = 3000) -> str:
+        """The end of the server's log; 0: all of it."""
+        return (self.directory / "log").read_text(errors="replace")[-characters:]
 
 
 @contextmanager
