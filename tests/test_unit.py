@@ -71,7 +71,7 @@ def test_it_starts_without_root_says_that_it_is_ready_and_keeps_no_capability(pl
             "NOTIFY_SOCKET": str(place / "state/notify"),
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         }
-        daemon = host.start(*command, cwd="/", env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        daemon = host.start(*command, cwd=place, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         try:
             assert notify.recv(100) == b"READY=1"
         except TimeoutError:
