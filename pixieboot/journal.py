@@ -66,6 +66,10 @@ class Journal:
         """The machine's latest facts, oldest first."""
         return tuple(self._timelines.get(mac, ()))
 
+    def machines(self) -> list[Mac]:
+        """All machines of which something is remembered, the one heard last at the end."""
+        return list(self._timelines)
+
     def mac_of(self, address: str) -> Mac | None:
         """The machine last seen with this address, by its lease or a request that named its MAC (interface.md §7.6)."""
         return self._macs.get(address)

@@ -47,6 +47,7 @@ from pixieboot.serve import access
 from pixieboot.serve.context import Context
 from pixieboot.serve.feed import Feed
 from pixieboot.serve.history import History
+from pixieboot.serve.metrics import CONTENT_TYPE, Metrics
 from pixieboot.serve.views import (
     boot_json,
     description,
@@ -113,6 +114,7 @@ class Api:
 
     def __init__(self, context: Context, feed: Feed, history: History | None = None) -> None:
         self._context, self.feed, self._history = context, feed, history
+        self.numbers = Metrics(context, history)
 
     # --- reading ---
 
@@ -256,6 +258,10 @@ class Api:
                 "history": self._history.error if self._history else "events are kept in memory only",
             }
         )
+
+    async def metrics(self, request: Request) -> Response:
+        """Numbers for Prometheus."""
+        return Response(await self.numbers.render(), media_type=CONTENT_TYPE)
 
     # --- writing ---
 
@@ -509,6 +515,7 @@ ENDPOINTS = (
     Endpoint("GET", "/leases", "leases", statuses=(200, 304)),
     Endpoint("GET", "/events", "events", {**_PAGED, **_OF}, statuses=(200, 400, 404)),
     Endpoint("GET", "/health", "health"),
+    Endpoint("GET", "/metrics", "metrics"),
 )
 
 
@@ -559,6 +566,8 @@ def _openapi_response(status: int, endpoint: Endpoint) -> dict[str, Any]:
         response["content"] = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     elif status == 200:
         response["content"] = {"application/json": {"schema": {"type": "object"}}}
+        if endpoint.answer == "metrics":
+            response["content"] = {"text/plain": {"schema": {"type": "string"}}}
         if endpoint.answer == "events":
             response["content"]["text/event-stream"] = {"schema": {"type": "string"}}
     return response
@@ -583,6 +592,7 @@ def routes(api: Api) -> list[Route]:
         *found,
         Route("/openapi.json", openapi_json),
         Route("/api/v1/openapi.json", openapi_json),
+        Route("/metrics", api.metrics),
         Route("/", front),
     ]
 

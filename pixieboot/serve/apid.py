@@ -62,10 +62,13 @@ class ApiService:
             self._applications[token] = api.application(operations, token, lambda: self._context.settings.http.base_url, ())
         self._loaded.set()
         async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(operations.numbers.watch_loop())
             for sock, needs_token in self._sockets:
                 server = Server(_config(self._applications[self._token if needs_token else None]))
                 self._servers.append(server)
                 tasks.create_task(server.serve([sock]))
+            await asyncio.gather(*(server.ended.wait() for server in self._servers))
+            watching.cancel()
 
     async def stop(self, grace: float) -> None:
         """Send listeners away, let answers under way end, write the history."""
