@@ -35,10 +35,17 @@ class Asked:
 
     def __init__(self, server: Host, network: Network = NETWORK) -> None:
         self.found: list[tuple[Lease, Site]] = []
+        self.claimants: list[Mac] = []
         self.leases = Leases()
         with server.entered():
             self.sites = Sites(replace(config.load(None, {}), networks=(network,)), {})
-            self.conflicts = Conflicts(self.sites, self.leases, lambda: 1000.0, lambda *pair: self.found.append(pair))
+            self.conflicts = Conflicts(
+                self.sites,
+                self.leases,
+                lambda: 1000.0,
+                lambda *pair: self.found.append(pair),
+                lambda mac, site: self.claimants.append(mac),
+            )
             self.conflicts.bind()
         self.site = self.sites.sites[0]
 
@@ -92,3 +99,20 @@ def test_behind_a_relay_nobody_is_asked(server: Host) -> None:
     asked.site = behind
     asked.after(0.2, "10.7.0.101", ahead=True)
     assert not asked.found
+
+
+def test_a_router_that_answers_for_every_address_is_not_believed(server: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conflicts, "EVERYTHING", 2)
+    asked = Asked(server)
+
+    async def work() -> None:
+        asked.conflicts.start()
+        for number in range(100, 105):
+            asked.conflicts.ask(asked.site, f"10.7.0.{number}")
+            asked.conflicts._on_holder(f"10.7.0.{number}", SQUATTER.octets, "eth0")
+        asked.conflicts.close()
+
+    asyncio.run(work())
+    assert asked.claimants == [SQUATTER]
+    assert [lease.address for lease, _ in asked.found] == ["10.7.0.100", "10.7.0.101"]
+    assert not asked.leases.fresh("10.7.0.104", 1000.0) and asked.leases.at("10.7.0.104") is None

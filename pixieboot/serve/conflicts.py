@@ -15,16 +15,28 @@ from pixieboot.serve.packet import Arp
 
 PATIENCE = 0.25  # seconds after each of two questions
 AHEAD = 4  # addresses that strangers will be offered next
+EVERYTHING = 8  # different addresses from one card: it answers for whatever is asked (proxy ARP), and is believed no more
 MOST = 64  # questions open at once: a flood of DISCOVERs must not become one of ARP broadcasts
 
 
 class Conflicts:
-    """Open questions by address.  on_conflict(lease, site) is told of an address that somebody else turned out to use."""
+    """Open questions by address.
+
+    on_conflict(lease, site) is told of an address that somebody else turned out to use; on_proxy_arp(mac, site), once, of a
+    router that claims all of them, and would leave nothing to lease.
+    """
 
     def __init__(
-        self, sites: Sites, leases: Leases, clock: Callable[[], float], on_conflict: Callable[[Lease, Site], None]
+        self,
+        sites: Sites,
+        leases: Leases,
+        clock: Callable[[], float],
+        on_conflict: Callable[[Lease, Site], None],
+        on_proxy_arp: Callable[[Mac, Site], None],
     ) -> None:
-        self._sites, self._leases, self._clock, self._on_conflict = sites, leases, clock, on_conflict
+        self._sites, self._leases, self._clock = sites, leases, clock
+        self._on_conflict, self._on_proxy_arp = on_conflict, on_proxy_arp
+        self._claims: dict[Mac, set[str]] = {}
         self._arp = Arp()
         self._open: dict[str, tuple[Site, asyncio.TimerHandle]] = {}
         self._looked: dict[int, float] = {}
@@ -80,6 +92,15 @@ class Conflicts:
             return
         timer.cancel()
         del self._open[address]
-        lease = self._leases.mark_in_use(address, Mac.of(mac), self._clock())
-        if lease:
+        holder = Mac.of(mac)
+        if len(self._claims) > MOST:
+            self._claims.clear()
+        claims = self._claims.setdefault(holder, set())
+        if len(claims) >= EVERYTHING:
+            self._leases.mark_free(address, self._clock())
+            return
+        claims.add(address)
+        if len(claims) == EVERYTHING:
+            self._on_proxy_arp(holder, site)
+        if lease := self._leases.mark_in_use(address, holder, self._clock()):
             self._on_conflict(lease, site)

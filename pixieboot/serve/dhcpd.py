@@ -76,7 +76,7 @@ class DhcpService:
         self._ports = {SERVER_PORT: UdpPort(SERVER_PORT), BOOT_PORT: UdpPort(BOOT_PORT)}
         self._frames = Frames()
         self.neighbours = Neighbours(context.sites, self._on_neighbour, clock)
-        self._conflicts = Conflicts(context.sites, context.leases, clock, self._on_conflict)
+        self._conflicts = Conflicts(context.sites, context.leases, clock, self._on_conflict, self._on_proxy_arp)
         self._memo, self._styles = Memo(), Styles()
         self._boots: OrderedDict[Mac, _Boot] = OrderedDict()
         self._said: dict[tuple[Mac | None, str], float] = {}
@@ -163,9 +163,7 @@ class DhcpService:
             return
         client = client_of(message)
         assignment = context.assign(client, site)
-        if client.arch or client.loader is not Loader.FIRMWARE:
-            arch = client.arch.value if client.arch else None
-            context.store.see(client.mac, client.uuid, arch, client.vendor_class, arrival.now)
+        self._see(client, arrival.now)
         answer = respond(message, client, arrival, assignment, site, context.leases)
         if isinstance(answer, Reply):
             # A relay, and a client that renews through a router, are reached as the kernel routes.
@@ -221,6 +219,7 @@ class DhcpService:
         news = now - told.event.at > TELL_AGAIN
         if news:
             told.event = replace(told.event, at=now)
+            self._see(told.client, now)
         self._context.journal.record(told.event)
         if now - told.asked >= Styles.APART:
             told.asked, news = now, True
@@ -284,6 +283,12 @@ class DhcpService:
         return interface, udp_frame(card, interface.mac, source, port, to.address, to.port, encoded)
 
     # ------------------------------------------------------------------ what follows from an answer
+
+    def _see(self, client: Client, now: float) -> None:
+        """Note a machine that boots over the network, described or not."""
+        if client.arch or client.loader is not Loader.FIRMWARE:
+            arch = client.arch.value if client.arch else None
+            self._context.store.see(client.mac, client.uuid, arch, client.vendor_class, now)
 
     def _watch_style(self, reply: Reply, client: Client, detail: Mapping[str, Any], now: float) -> None:
         """Does the client understand how it was told its boot file?"""
@@ -409,6 +414,10 @@ class DhcpService:
         rival = site is not None and site.network.mode == "server" and other.leases and not site.network.force
         kind = "other PXE server" if other.pxe else "other DHCP server"
         detail = {"interface": other.interface, "server": other.address, "card": other.mac or "", "what": str(other)}
+        if other.pxe and self._context.settings.unknown is None:
+            detail["why"] = "machines that nobody described are left to it here (set `unknown` to boot them all the same)"
+        elif rival:
+            detail["why"] = "two servers that lease the same network hand out the same addresses: stop one, or set `dhcp: proxy`"
         self._record(None, kind, detail, "alarm" if rival else "warning" if other.pxe else "info")
         if other.pxe:
             self._context.sites.mark_foreign_pxe(other.ifindex)
@@ -417,6 +426,10 @@ class DhcpService:
         why = f"{lease.mac} answers there on {site.interface}, though nobody leased it: it is given to nobody for an hour"
         self._record(None, "conflict", {"address": lease.address, "why": why}, "warning")
         self._keep(lease, None, None)
+
+    def _on_proxy_arp(self, mac: Mac, site: Site) -> None:
+        why = f"{mac} answers for every address on {site.interface} (proxy ARP): what it says of free ones is not believed"
+        self._record(None, "proxy arp", {"why": why}, "warning")
 
     def _on_sites(self) -> None:
         """Links, addresses or settings changed."""
