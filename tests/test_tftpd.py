@@ -19,7 +19,7 @@ import pytest
 import pixieboot.tftp
 from pixieboot.config import TftpSettings
 from pixieboot.errors import OperatorError
-from pixieboot.serve import tftpd, transfer
+from pixieboot.serve import tftpd
 from pixieboot.serve.loop import DirectLoop
 from pixieboot.serve.transfer import Line
 from pixieboot.wire.tftp import Ack, Data, Error, OptionAck, WriteRequest, encode
@@ -570,7 +570,7 @@ def test_a_flood_of_silent_requests_locks_nobody_out(server: Server, client: Cli
     flood = [Client(server.address, local=f"127.0.{number // 200}.{number % 200 + 1}") for number in range(1000)]
     for silent in flood:
         silent.ask("file", **options)
-    for number in range(1000):
+    for _ in range(1000):
         with Client(server.address) as silent:
             silent.ask("file", **options)
     began = time.monotonic()
@@ -723,16 +723,16 @@ def test_u_boot_like_lockstep(root: Path, client: Client) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A timer short enough for thousands of losses; what it does is the same."""
+    """Timers of both sides fast enough for thousands of losses; what they do is the same."""
     monkeypatch.setattr(pixieboot.tftp, "WAIT", 0.03)
-    monkeypatch.setattr(pixieboot.tftp, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(pixieboot.tftp, "LONGEST_WAIT", 0.24)
     monkeypatch.setattr(pixieboot.tftp, "HURRY", 0.005)
 
 
 def over_a_bad_network(root: Path, size: int, harm: float, blksize: int, windowsize: int) -> None:
     content = os.urandom(MIB) * (size // MIB)
     (root / "big").write_bytes(content)
-    with Server(root) as server, BadNetwork(server.address, harm) as network, Client(network.address, patience=0.1) as client:
+    with Server(root) as server, BadNetwork(server.address, harm) as network, Client(network.address, patience=0.03) as client:
         assert client.fetch("big", blksize=blksize, windowsize=windowsize) == content
 
 
@@ -746,7 +746,7 @@ def test_a_mebibyte_with_5_percent_harm(root: Path, windowsize: int) -> None:
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("windowsize", [1, 4, 16, 64])
 @pytest.mark.parametrize("blksize", [512, 1468])
-@pytest.mark.parametrize("harm", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("harm", [0.01, 0.2])
 def test_a_mebibyte_over_a_bad_network(root: Path, harm: float, blksize: int, windowsize: int) -> None:
     over_a_bad_network(root, MIB, harm, blksize, windowsize)
 
@@ -767,90 +767,7 @@ def test_40_mebibytes(root: Path, client: Client, blksize: int, windowsize: int)
     assert client.fetch("big", blksize=blksize, windowsize=windowsize) == content
 
 
-# --- kernels, disks and files that do not behave ---------------------------------------------------------------------
-
-
-def test_without_segmentation_each_packet_has_its_own_send(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Line, "segment", lambda self, octets: False)
-    with Server(root) as server, Client(server.address) as client:
-        assert client.fetch("file", blksize=512, windowsize=16) == CONTENT
-
-
-@pytest.mark.needs_root
-def test_a_kernel_that_refuses_segments_gets_single_packets(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Segments longer than the MTU: EINVAL at the first window, which then goes out packet by packet, in fragments."""
-    monkeypatch.setattr(transfer, "HEADERS", -1000)
-    wished: list[int] = []
-    segment = Line.segment
-
-    def wish(line: Line, octets: int) -> bool:
-        wished.append(octets)
-        return segment(line, octets)
-
-    monkeypatch.setattr(Line, "segment", wish)
-    with Network("tftp") as network:
-        switch = network.switch(mtu=1280)
-        here, there = switch.host("here", "10.77.0.2/24"), switch.host("there", "10.77.0.3/24")
-        with here.entered():
-            server = Server(root, TftpSettings(max_blksize=1468))
-            server.context.sites.at = lambda ifindex: "site"
-            server.__enter__()
-        try:
-            with there.entered():
-                client = Client(("10.77.0.2", server.port), local="10.77.0.3")
-            with client:
-                assert client.fetch("file", blksize=1468, windowsize=4) == CONTENT
-        finally:
-            server.__exit__()
-    assert wished == [1472, 0]
-
-
-def test_a_cold_disk_is_read_in_a_thread(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    preadv = os.preadv
-
-    def cold(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
-        if flags:
-            raise BlockingIOError
-        time.sleep(0.02)
-        return preadv(fd, buffers, offset)
-
-    monkeypatch.setattr(os, "preadv", cold)
-    content = os.urandom(MIB)
-    (root / "cold").write_bytes(content)
-    with Server(root) as server, Client(server.address) as client, Client(server.address) as other:
-        assert client.fetch("cold", blksize=1468, windowsize=4) == content
-        assert other.fetch("small") == b"small"
-        assert server.event("sent").detail["path"] == "cold"
-
-
-def test_a_file_that_becomes_shorter_ends_with_a_word(root: Path, server: Server, client: Client) -> None:
-    (root / "shrinks").write_bytes(os.urandom(4 * MIB))
-    client.ask("shrinks", blksize=1468, windowsize=1)
-    client.hear()
-    client.send(Ack(0))
-    packet = client.hear()
-    os.truncate(root / "shrinks", 1000)
-    while isinstance(packet, Data):
-        client.send(Ack(packet.block))
-        packet = client.hear()
-    assert isinstance(packet, Error) and "shorter" in packet.message
-    assert "shorter" in server.event("failed").detail["why"]
-
-
-def test_a_file_that_is_replaced_is_sent_as_it_was(root: Path, client: Client, server: Server) -> None:
-    client.ask("file", blksize=1000)
-    client.hear()
-    (root / "new").write_bytes(b"new" * 5000)
-    os.rename(root / "new", root / "file")
-    client.send(Ack(0))
-    received = b""
-    while isinstance(packet := client.hear(), Data):
-        received += packet.payload
-        client.send(Ack(packet.block))
-        if len(packet.payload) < 1000:
-            break
-    assert received == CONTENT
-    assert client.fetch("file") == b"new" * 5000
+# --- what can go wrong before a transfer ------------------------------------------------------------------------------
 
 
 def test_no_socket_for_the_transfer_is_said(server: Server, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

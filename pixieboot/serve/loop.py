@@ -90,10 +90,7 @@ class DirectSelector(selectors.EpollSelector):
         wait = timeout if timeout is None or timeout > 0 else 0
         end = time.monotonic() + wait if wait else 0.0
         while True:
-            try:
-                events = poll(wait, MOST_EVENTS)
-            except InterruptedError:
-                return []
+            events = poll(wait, MOST_EVENTS)
             clock.now = time.monotonic()
             ready: list[tuple[selectors.SelectorKey, int]] = []
             leave: object = wait == 0 or not events
