@@ -1,7 +1,7 @@
 """What boot paths mean: a table of what firmware and boot programs really ask for, and of what must never be served."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixieboot.content import LONGEST_PATH, FileBelow, Missing, Rendered, find
@@ -114,6 +114,7 @@ def test_refused(path: str) -> None:
     assert isinstance(place, Missing) and place.why
 
 
+@settings(deadline=None)  # a busy machine is no fault of the code
 @given(
     st.text(max_size=300)
     | st.lists(st.sampled_from(["..", ".", "", "a", "pxelinux.cfg", "grub.cfg", "\\", "0a1b2c3d"])).map("/".join)
