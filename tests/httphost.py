@@ -144,8 +144,8 @@ def serving(
         (directory / "registry" / name).write_text(text)
     described = Registry(str(directory / "registry"))
     described.load()
+    settings.setdefault("networks", (Network(interface="eth7"),))
     wanted = Settings(
-        networks=(Network(interface="eth7"),),
         http=HttpSettings(port=0, base_url="http://192.0.2.1:8080"),
         tftp=TftpSettings(root=directory / "tftp"),
         assets=directory / "assets",

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from ipaddress import IPv4Interface
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,11 +24,11 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pixieboot.errors import OperatorError
-from pixieboot.model import Mac
+from pixieboot.model import Mac, Network
 from pixieboot.serve import zerocopy
 from pixieboot.serve.httpd import HttpService
-from tests.httphost import Host, Response, serving
-from tests.netns import Network
+from tests import netns
+from tests.httphost import ETH7, Host, Response, serving
 
 MAC = "52:54:00:12:34:56"
 REGISTRY = {
@@ -619,6 +620,16 @@ def test_only_served_interfaces_are_answered(tmp_path: Path) -> None:
         assert admits("127.0.0.1", 1) and admits("192.0.2.1", 7) and admits("192.0.2.1", 1) and admits("192.0.2.1", None)
         assert not admits("198.51.100.1", 9)
         assert not admits("192.0.2.1", 9)  # our address, but asked by another interface
+        second = replace(ETH7, addresses=(*ETH7.addresses, IPv4Interface("198.51.100.1/24")))
+        host.call(lambda: host.context.sites.links.update({7: second}))
+        assert admits("198.51.100.1", 7)
+
+
+def test_without_a_network_only_health_is_told(tmp_path: Path) -> None:
+    with serving(tmp_path, networks=(Network(interface="eth9"),)) as host:
+        assert host.get("/healthz").status == 200
+        got = host.get(f"/ipxe?mac={MAC}")
+        assert (got.status, got.body) == (503, b"No network is served yet: `pixieboot doctor` says why.\n")
 
 
 def test_a_taken_port_is_named_with_its_holder(tmp_path: Path) -> None:
@@ -634,7 +645,7 @@ def test_only_served_interfaces_are_answered_on_a_real_wire() -> None:
     """Nobody is answered who comes in by a link that is not served, whichever address of ours it asks."""
     served, unserved = "10.77.0.1", "10.99.0.1"
     # Not pytest's tmp_path: the daemon reads its files as its own user, for whom that is closed.
-    with TemporaryDirectory(prefix="pixieboot-http-") as name, Network("http") as network:
+    with TemporaryDirectory(prefix="pixieboot-http-") as name, netns.Network("http") as network:
         directory = Path(name)
         for path in (directory, directory / "registry", directory / "state"):
             path.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
+from functools import lru_cache
 
 _RANGE = re.compile(rb"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
 
@@ -27,7 +28,13 @@ class Version:
 
     @property
     def last_modified(self) -> bytes:
-        return formatdate(self.modified, usegmt=True).encode()
+        return http_date(self.modified)
+
+
+@lru_cache(256)
+def http_date(seconds: int) -> bytes:
+    """Seconds since 1970 as HTTP writes them (RFC 9110 §5.6.7)."""
+    return formatdate(seconds, usegmt=True).encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from email.utils import formatdate
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -103,8 +102,15 @@ class Request:
     parts: tuple[str, ...]
     query: bytes
     peer: str
-    site: Site
+    served: Site | None
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    @property
+    def site(self) -> Site:
+        """The network by which it came.  Raises Refused as long as none is served."""
+        if self.served is None:
+            raise Refused(503, "No network is served yet: `pixieboot doctor` says why.\n")
+        return self.served
 
 
 @dataclass(slots=True)
@@ -230,7 +236,7 @@ class HttpService:
         if local.startswith("127."):
             return True
         sites = self.context.sites
-        site = sites.of_address(local)
+        site = self._site(local)
         if site is None:
             return False
         if ifindex is None or ifindex in (1, site.ifindex) or sites.at(ifindex):
@@ -267,7 +273,7 @@ class HttpService:
         if (
             known is None
             or known.inventory is not context.registry.current
-            or known.site is not context.sites.of_address(local)
+            or known.site is not self._site(local)
             or known.state != context.store.state(known.key)
         ):
             known = self._remember(key)
@@ -310,11 +316,16 @@ class HttpService:
         return known
 
     def _request(self, method: str, target: bytes, peer: str, local: str, headers: Mapping[bytes, bytes]) -> Request:
-        site = self.context.sites.of_address(local)
-        if site is None:
-            raise Refused(503, "No network is served yet: `pixieboot doctor` says why.\n")
         path, query = split(target)
-        return Request(method, path.decode("latin-1"), parts_of(path), query, peer, site, headers)
+        return Request(method, path.decode("latin-1"), parts_of(path), query, peer, self._site(local), headers)
+
+    def _site(self, local: str) -> Site | None:
+        """The network that this address of ours belongs to; a second address of an interface is served like its first."""
+        sites = self.context.sites
+        if site := sites.of_address(local):
+            return site
+        holders = (link for link in sites.links.values() if any(str(address.ip) == local for address in link.addresses))
+        return next((site for link in holders if (site := sites.at(link.index))), None)
 
     async def _answer(self, request: Request, scope: Any, receive: Receive, send: Send) -> Reply | None:
         """The reply; None when it has been sent already."""
@@ -701,12 +712,7 @@ def parts_of(path: bytes) -> tuple[str, ...]:
 
 def date() -> bytes:
     """Now, as in a Date header."""
-    return _date(int(time.time()))
-
-
-@functools.lru_cache(2)
-def _date(now: int) -> bytes:
-    return formatdate(now, usegmt=True).encode()
+    return conditional.http_date(int(time.time()))
 
 
 def _ranged(reply: Reply, wanted: bytes | None) -> Reply:

@@ -43,7 +43,7 @@ ZEROCOPY = "http.response.zerocopysend"
 
 PIECE = 2048 * 1024  # bytes per sendfile at most, half a millisecond; an eighth of it costs a third more CPU per byte
 SMALLEST = 64 * 1024  # bytes per sendfile when hundreds share the loop
-PROBE = 512 * 1024  # bytes between looks whether a piece is in the page cache; read-ahead fills what is between
+PROBE = 1024 * 1024  # bytes between looks whether a piece is in the page cache; read-ahead fills what is between
 TURN, ROUND = 0.002, 0.008  # seconds that one transfer, and all together, may keep the loop from DHCP and TFTP
 AHEAD = 1024 * 1024  # bytes that a thread reads at a time from a cold file
 STALL = 0.01  # seconds that one sendfile may take; a slower one waited for the disk although the probe found the page
