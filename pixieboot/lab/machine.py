@@ -53,7 +53,7 @@ class Machine:
 def command_line(machine: Machine, tap: str, directory: Path) -> list[str]:
     """QEMU's argv; its serial port is stdin and stdout.  directory: where the machine keeps its firmware variables."""
     firmware = machine.firmware
-    argv = [QEMU, "-name", "pixieboot-lab", "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]
+    argv = [QEMU, "-name", directory.parent.name, "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]
     argv += ["-accel", "kvm" if machine.kvm else "tcg,thread=multi", "-m", str(machine.memory), "-uuid", machine.uuid]
     if machine.kvm:
         argv += ["-cpu", "host"]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from pixieboot.lab import Firmware, Lab, Outcome
 
 MACHINES_AT_ONCE = 2
+SLOTS = BoundedSemaphore(MACHINES_AT_ONCE)
 TIMEOUT = 300.0
 SECONDS: dict[str, float] = {}
 
@@ -79,7 +81,7 @@ class Boot:
 
 
 def boot(name: str, case: Case) -> Boot:
-    with Lab(
+    lab = Lab(
         case.firmware,
         case.mode,
         settings=case.settings,
@@ -87,7 +89,8 @@ def boot(name: str, case: Case) -> Boot:
         tftp_files=case.tftp_files(),
         keys=case.keys,
         owner="e2e",
-    ) as lab:
+    )
+    with SLOTS, lab:
         outcome = lab.boot(TIMEOUT)
     SECONDS[name] = outcome.seconds
     return Boot(outcome, lab)

@@ -138,6 +138,12 @@ CASES: dict[str, Case] = {
     "SeaBIOS with the card's iPXE, beside a router": Case(Firmware.BIOS, "proxy", ipxe, (*ROM, "Features:")),
     "SeaBIOS with the card's iPXE, server": Case(Firmware.BIOS, "server", ipxe, (*ROM, "Features:")),
     "UEFI PXE, beside a router": Case(Firmware.UEFI, "proxy", uefi, (*PXE, *IPXE)),
+    "UEFI PXE, reply style direct, beside a router": Case(
+        Firmware.UEFI, "proxy", uefi, (*PXE, *IPXE), machine={"reply_style": "direct"}
+    ),
+    "UEFI PXE, reply style menu, beside a router": Case(
+        Firmware.UEFI, "proxy", uefi, (*PXE, *IPXE), machine={"reply_style": "menu"}
+    ),
     "UEFI PXE, server": Case(Firmware.UEFI, "server", uefi, (*PXE, *IPXE)),
     "UEFI HTTP Boot, beside a router": Case(Firmware.UEFI_HTTP, "proxy", uefi_http, (">>Start HTTP Boot over IPv4", *IPXE)),
     "UEFI HTTP Boot, server": Case(Firmware.UEFI_HTTP, "server", uefi_http, (">>Start HTTP Boot over IPv4", *IPXE)),

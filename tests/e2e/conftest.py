@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.boots import SECONDS, Boots, Case
+from tests.e2e.boots import SECONDS, SLOTS, Boots, Case
 from tests.e2e.cases import CASES
 
 
@@ -19,6 +19,13 @@ def boots(request: pytest.FixtureRequest) -> Iterator[Boots]:
     running = Boots(chosen)
     yield running
     running.close()
+
+
+@pytest.fixture
+def slot() -> Iterator[None]:
+    """Leave to run one machine."""
+    with SLOTS:
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
