@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from ipaddress import IPv4Network
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import pixieboot.tftp
+from pixieboot import model
 from pixieboot.config import TftpSettings
 from pixieboot.errors import OperatorError
 from pixieboot.serve import tftpd
@@ -529,6 +532,30 @@ def test_which_interfaces_are_served(root: Path, ifindex: int, local: str, serve
     server = Server(root)
     server.context.sites.at = lambda ifindex: "site" if ifindex == 7 else None
     assert server.service._serves(ifindex, local) is served
+
+
+SOURCES = {  # address of a client, is it answered
+    "private": ("192.168.1.7", True),
+    "carrier-grade NAT": ("100.64.0.1", True),
+    "public": ("8.8.8.8", False),
+    "public, on a network that is served": ("9.9.9.9", True),
+    "public, on a network behind a relay": ("1.1.1.1", True),
+}
+
+
+@pytest.mark.parametrize("address, answered", SOURCES.values(), ids=SOURCES)
+def test_the_internet_gets_no_answer(server: Server, address: str, answered: bool) -> None:
+    """A forged request must not make us flood somebody."""
+    server.context.sites.sites = [SimpleNamespace(subnet=IPv4Network("9.9.9.0/24"))]
+    server.context.settings.networks = (model.Network(), model.Network(subnet=IPv4Network("1.1.1.0/24")))
+    assert server.service._near(address) is answered
+
+
+def test_a_public_address_is_refused_in_silence(server: Server, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tftpd, "_public", lambda address: True)
+    client.ask("file")
+    assert client.hear_all() == []
+    assert "public" in server.event("refused").detail["why"]
 
 
 @pytest.mark.needs_root

@@ -40,8 +40,8 @@ class Server:
         journal.listen(self.events.append)
         tftp = replace(settings or TftpSettings(), root=root, port=self.port)
         self.context = SimpleNamespace(
-            settings=SimpleNamespace(tftp=tftp, loaders=LOADERS),
-            sites=SimpleNamespace(at=lambda ifindex: None, of_address=lambda local: "a site"),
+            settings=SimpleNamespace(tftp=tftp, loaders=LOADERS, networks=()),
+            sites=SimpleNamespace(at=lambda ifindex: None, of_address=lambda local: "a site", sites=[]),
             journal=journal,
         )
         self.service = TftpService(cast(Context, self.context))

@@ -54,19 +54,22 @@ class DirectSelector(selectors.EpollSelector):
         self.on_error: Callable[[dict[str, Any]], object] = lambda context: None
         self.clock = Clock()
         self._epoll = select.epoll.fromfd(os.dup(self.fileno()))
-        self._direct: dict[int, DirectReader] = {}
+        self._direct: list[DirectReader | None] = []  # by descriptor
         self._ordinary: dict[int, selectors.SelectorKey] = {}
 
     def add(self, fd: int, reader: DirectReader) -> None:
         self._epoll.register(fd, select.EPOLLIN)
+        self._make_place(fd)
         self._direct[fd] = reader
 
     def remove(self, fd: int) -> None:
-        if self._direct.pop(fd, None):
+        if self._direct[fd]:
+            self._direct[fd] = None
             self._epoll.unregister(fd)
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         key = super().register(fileobj, events, data)
+        self._make_place(key.fd)
         self._ordinary[key.fd] = key
         return key
 
@@ -79,6 +82,9 @@ class DirectSelector(selectors.EpollSelector):
         key = super().unregister(fileobj)
         self._ordinary.pop(key.fd, None)
         return key
+
+    def _make_place(self, fd: int) -> None:
+        self._direct += [None] * (fd + 1 - len(self._direct))
 
     def close(self) -> None:
         self._epoll.close()
@@ -93,12 +99,13 @@ class DirectSelector(selectors.EpollSelector):
             events = poll(wait, MOST_EVENTS)
             clock.now = time.monotonic()
             ready: list[tuple[selectors.SelectorKey, int]] = []
-            leave: object = wait == 0 or not events
+            leave = wait == 0 or not events
             for fd, mask in events:
-                reader = direct.get(fd)
+                reader = direct[fd]
                 if reader:
                     try:
-                        leave = reader() or leave
+                        if reader():
+                            leave = True
                     except Exception as error:
                         self.on_error({"message": "bug in a direct reader", "exception": error, "reader": reader})
                         leave = True

@@ -11,6 +11,8 @@ import resource
 import time
 from collections import deque
 from contextlib import suppress
+from functools import lru_cache
+from ipaddress import IPv4Address
 from typing import Any
 
 from pixieboot import content as paths
@@ -124,12 +126,25 @@ class TftpService:
     def _serves(self, ifindex: int, local: str) -> bool:
         return self._context.sites.at(ifindex) is not None or ifindex == 1 or local.startswith("127.")
 
+    def _near(self, address: str) -> bool:
+        """A private address, or one of a network in the settings."""
+        if not _public(address):
+            return True
+        networks = [site.subnet for site in self._context.sites.sites]
+        networks += [network.subnet for network in self._context.settings.networks if network.subnet]
+        return any(IPv4Address(address) in network for network in networks)
+
     def _answer(self, request: ReadRequest, arrival: Arrival) -> None:
         path = request.filename
         place = paths.find(path)
         mac = place.file.mac or place.mac if isinstance(place, Rendered) else place.mac
         if request.mode not in ("octet", "netascii"):
             self._refuse(arrival, mac, path, f"mode {request.mode} is not served, want octet or netascii", Code.ILLEGAL)
+            return
+        if not self._near(arrival.peer[0]):
+            # Silence as well: what answers the whole internet is used to flood others.
+            detail = {"path": path, "peer": arrival.peer[0], "why": "a public address outside of the networks served here"}
+            self.record(mac, "refused", detail, "warning")
             return
         if not self._guests.admit(arrival.peer[0]):
             # Silence: a boot ROM asks again in a second, but takes an error for the end.
@@ -325,6 +340,11 @@ class Guests:
         self._silent.pop(transfer.peer, None)
         _remove(self._silent_of, transfer.peer)
         _remove(self._proven_of, transfer.peer)
+
+
+@lru_cache(4096)
+def _public(address: str) -> bool:
+    return IPv4Address(address).is_global
 
 
 def _displace(transfer: Transfer) -> None:

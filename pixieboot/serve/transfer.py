@@ -13,7 +13,7 @@ from pixieboot.model import Arrival, Mac
 from pixieboot.serve.blocks import HEADER, Blocks, Chunk, Content
 from pixieboot.serve.loop import Clock, DirectLoop, DirectReader
 from pixieboot.tftp import ReadTransfer, Send
-from pixieboot.wire.tftp import Code, Error, ReadRequest, acknowledgement, decode, encode
+from pixieboot.wire.tftp import ACK, Code, Error, ReadRequest, decode, encode, word
 
 LONGEST_PACKET = 400  # of a client in a transfer: ACKs, and errors of which the first sentence is enough
 IP_MTU_DISCOVER, IP_MTU, IP_PMTUDISC_DONT = 10, 14, 0  # linux/in.h
@@ -150,7 +150,7 @@ class Transfer:
                 if datagram == awaited and at < end:
                     start, at = at, at + step
                     block += window
-                    awaited = acknowledgement(block)
+                    awaited = word(ACK | block & 0xFFFF)  # acknowledgement(block), without the call
                     since = clock.now
                     send(packets[start:at])
                     return None

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from pixieboot.errors import WireError
 
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
-_WORD = Struct("!I").pack
-_ACK = 4 << 16
+ACK = 4 << 16  # the first two octets of an ACK, before its block
+word = Struct("!I").pack
 LONGEST_MESSAGE = 200  # characters of an error text: some ROMs print it into a fixed buffer
 
 
@@ -106,7 +106,7 @@ def encode(packet: Packet) -> bytes:
 
 def acknowledgement(block: int) -> bytes:
     """The ACK of a block that is counted without end, as a datagram."""
-    return _WORD(_ACK | block & 0xFFFF)
+    return word(ACK | block & 0xFFFF)
 
 
 def _request(opcode: int, body: bytes) -> ReadRequest | WriteRequest:
