@@ -23,6 +23,7 @@ from pixieboot.model import Lease, LeaseState, Mac, MachineState
 APPLICATION_ID = 0x70786264  # "pxbd" in the file's header: it is ours
 VERSION = 1
 DISCOVERED = 10_000  # machines remembered at most: a flood of made-up MACs must not fill the disk
+LAZY = 1.0  # seconds between writes of what nobody waits for
 SEEN_AGAIN = 3600.0  # seconds between two notes that a known machine was seen: SD cards wear
 FRESH = MachineState()
 
@@ -81,6 +82,7 @@ class StateStore:
         self.revision = 0  # grows with every change of a state
         self._discovered = {Mac(row[0]): Discovered(Mac(row[0]), *row[1:]) for row in database.execute("SELECT * FROM discovered")}
         self._wake = threading.Condition()
+        self._handed: list[tuple[Lease, Done | None]] = []
         self._queue: list[tuple[Lease, Done | None]] = []
         self._barriers: list[Done] = []
         self._dirty_states: dict[str, MachineState] = {}
@@ -147,10 +149,16 @@ class StateStore:
 
         None: nobody waits; what cannot be written is lost without a word.
         """
-        if self._loop is None:
+        if not self._handed:
             self._loop = asyncio.get_running_loop()
+            self._loop.call_soon(self._hand_over)
+        self._handed.append((lease, done))
+
+    def _hand_over(self) -> None:
+        """What one turn of the loop brought goes to the writer in one piece: the larger the batch, the fewer the fsyncs."""
         with self._wake:
-            self._queue.append((lease, done))
+            self._queue += self._handed
+            self._handed = []
             self._notify()
 
     def state(self, key: str) -> MachineState:
@@ -219,6 +227,10 @@ class StateStore:
             if self._closing:
                 return
             self._closing = True
+            if self._handed:
+                self._queue += self._handed
+                self._handed = []
+                self._notify()
             self._wake.notify()
         if self._writer:
             self._writer.join()
@@ -234,62 +246,73 @@ class StateStore:
         self._wake.notify()
 
     def _write(self) -> None:
-        """The writer thread: one transaction for all that is queued, again and again."""
+        """The writer thread: one transaction for all leases that are queued, again and again; the rest now and then."""
+        written = 0.0
         while True:
             with self._wake:
-                while not (self._queue or self._barriers or self._dirty_states or self._dirty_discovered or self._closing):
-                    self._wake.wait()
+                while not (self._queue or self._barriers or self._closing):
+                    late = time.monotonic() - written - LAZY
+                    if late >= 0 and (self._dirty_states or self._dirty_discovered):
+                        break
+                    self._wake.wait(-late if self._dirty_states or self._dirty_discovered else None)
                 queue, self._queue = self._queue, []
                 barriers, self._barriers = self._barriers, []
-                states, self._dirty_states = self._dirty_states, {}
-                discovered, self._dirty_discovered = self._dirty_discovered, {}
                 closing = self._closing
-            error = self._commit([lease for lease, _ in queue], states, discovered) if queue or states or discovered else None
-            waiting = [done for _, done in queue if done] + barriers
-            if waiting and self._loop and not self._loop.is_closed():
-                with suppress(RuntimeError):  # the loop was closed just now: nobody waits any more
-                    self._loop.call_soon_threadsafe(_tell, waiting, error)
+                states: dict[str, MachineState] = {}
+                discovered: dict[Mac, Discovered] = {}
+                if barriers or closing or time.monotonic() - written >= LAZY:
+                    states, self._dirty_states = self._dirty_states, {}
+                    discovered, self._dirty_discovered = self._dirty_discovered, {}
+            error = self._commit_leases([lease for lease, _ in queue]) if queue else None
+            self._answer([done for _, done in queue if done], error)
+            if states or discovered:
+                error = self._commit(states, discovered)
+                written = time.monotonic()
+                if error:  # nobody waits for these, or is told: the next time may do
+                    with self._wake:
+                        self._dirty_states = {**states, **self._dirty_states}  # what was set meanwhile is newer
+                        self._dirty_discovered = {**discovered, **self._dirty_discovered}
+            self._answer(barriers, error)
             if closing:
                 return
-            if error:
-                self._put_back(states, discovered)
 
-    def _put_back(self, states: Mapping[str, MachineState], discovered: Mapping[Mac, Discovered]) -> None:
-        """Keep what nobody waits for until there is something else to write, or a second has passed."""
-        with self._wake:
-            if not (self._queue or self._barriers or self._closing):
-                self._wake.wait(1.0)
-            self._dirty_states = {**states, **self._dirty_states}  # what was set meanwhile is newer
-            self._dirty_discovered = {**discovered, **self._dirty_discovered}
+    def _answer(self, waiting: list[Done], error: StoreError | None) -> None:
+        if waiting and self._loop and not self._loop.is_closed():
+            with suppress(RuntimeError):  # the loop was closed just now: nobody waits any more
+                self._loop.call_soon_threadsafe(_tell, waiting, error)
 
-    def _commit(
-        self, leases: list[Lease], states: Mapping[str, MachineState], discovered: Mapping[Mac, Discovered]
-    ) -> StoreError | None:
-        """Write all of it durably, or nothing."""
-        database, now = self._database, time.time()
+    def _commit_leases(self, leases: list[Lease]) -> StoreError | None:
+        """All of them durable, or none.  A single statement is a transaction of its own, and gives up the GIL but once."""
+        now = time.time()
+        rows = [(x.address, x.client, x.mac, x.state.value, x.expires, x.hostname, x.client_id.hex(), now) for x in leases]
+        try:
+            self._database.execute(_KEEP_LEASES, (json.dumps(rows),))
+        except sqlite3.Error as error:
+            return self._store_error(error)
+        return None
+
+    def _commit(self, states: Mapping[str, MachineState], discovered: Mapping[Mac, Discovered]) -> StoreError | None:
+        """All of it durable, or nothing."""
+        database = self._database
+        kept = [(key, json.dumps(asdict(state))) for key, state in states.items()]
+        seen = [(x.mac, x.uuid, x.arch, x.vendor, x.first_seen, x.last_seen) for x in discovered.values()]
         try:
             database.execute("BEGIN IMMEDIATE")
             try:
-                if leases:
-                    rows = [
-                        (x.address, x.client, x.mac, x.state.value, x.expires, x.hostname, x.client_id.hex(), now) for x in leases
-                    ]
-                    database.execute(_KEEP_LEASES, (json.dumps(rows),))
-                if states:
-                    kept = [(key, json.dumps(asdict(state))) for key, state in states.items()]
-                    database.execute(_KEEP_STATES, (json.dumps(kept),))
-                if discovered:
-                    seen = [(x.mac, x.uuid, x.arch, x.vendor, x.first_seen, x.last_seen) for x in discovered.values()]
-                    database.execute(_KEEP_DISCOVERED, (json.dumps(seen),))
+                database.execute(_KEEP_STATES, (json.dumps(kept),))
+                database.execute(_KEEP_DISCOVERED, (json.dumps(seen),))
                 database.execute("COMMIT")
             except BaseException:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            number = errno.ENOSPC if _out_of_room(error) else errno.EIO
-            return StoreError(number, f"{self.path} cannot be written: {error}")
+            return self._store_error(error)
         return None
+
+    def _store_error(self, error: sqlite3.Error) -> StoreError:
+        number = errno.ENOSPC if _out_of_room(error) else errno.EIO
+        return StoreError(number, f"{self.path} cannot be written: {error}")
 
 
 def _tell(waiting: Iterable[Done], error: StoreError | None) -> None:
