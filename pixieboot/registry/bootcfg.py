@@ -115,6 +115,8 @@ def _ipxe(file: BootFile) -> str:
 class BootcfgDirectory:
     """The files of a directory of bootcfg's."""
 
+    kind = "bootcfg"
+
     def __init__(self, root: Path) -> None:
         self._root = root
         self.foreign: Bootcfg | None = None
@@ -184,4 +186,5 @@ def _native_profiles(boot: Mapping[tuple[str, str], BootFile]) -> list[Profile]:
 
 
 def _name(place: str, name: str) -> str:
-    return f"{'a' if place == 'uuid' else 'b'}-{place}-{name}" if place else name
+    """a- before b-: of groups with as many labels the first by name wins."""
+    return f"{'a' if place == 'uuid' else 'b'}-{place}-{name.replace(':', '-')}" if place else name

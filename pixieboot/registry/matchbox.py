@@ -205,6 +205,8 @@ def _encoded(text: str) -> bytes:
 class MatchboxDirectory:
     """The files of a directory of Matchbox's."""
 
+    kind = "matchbox"
+
     def __init__(self, root: Path) -> None:
         self._root = root
         self.foreign: Matchbox | None = None
