@@ -121,9 +121,10 @@ class Lab:
     def __enter__(self) -> Self:
         require_tools(self.firmware, router=self.mode == "proxy")
         with ExitStack() as stack:
-            self.directory = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(prefix="pixieboot-lab-", ignore_cleanup_errors=True))
-            )
+            prefix = f"pixieboot-lab-{os.getpid()}-"
+            place = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
+            self.directory = Path(stack.enter_context(place))
+            sweep_files(self.directory.parent)
             self.directory.chmod(0o755)  # the daemon reads it as the user it becomes
             self._lay_out()
             self._network = stack.enter_context(Network(self._owner))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,15 +29,28 @@ def remains(pid: int) -> list[str]:
     """What is left of the lab of a process: namespaces, files, processes."""
     names = [path.name for path in NETNS.glob(f"pxb-lab-{pid}-*")]
     files = [str(path) for path in Path("/tmp").glob(f"pixieboot-lab-{pid}-*")]
-    processes = []
+    return names + files + list(processes(f"pixieboot-lab-{pid}-").values())
+
+
+def processes(mark: str) -> dict[int, str]:
+    """Processes with this in their command line."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_text()
-        except OSError:
-            continue
-        if f"pixieboot-lab-{pid}-" in line:
-            processes.append(line.replace("\0", " "))
-    return names + files + processes
+        with suppress(OSError):
+            if mark in (line := path.read_text().replace("\0", " ")):
+                found[int(path.parent.name)] = line
+    return found
+
+
+def wait_for_machine(pid: int) -> int:
+    """The process of the machine that this lab starts."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for machine, line in processes(f"pixieboot-lab-{pid}-").items():
+            if line.startswith("qemu-system"):
+                return machine
+        time.sleep(0.05)
+    pytest.fail("no machine was started")
 
 
 def wait_until_gone(pid: int) -> None:
@@ -68,7 +82,7 @@ def test_an_interrupted_lab_leaves_nothing(ending: signal.Signals) -> None:
         assert process.stdout is not None
         while "power on" not in (line := process.stdout.readline()):
             assert line, "it ended before the machine was switched on"
-        time.sleep(1)
+        wait_for_machine(process.pid)
         os.kill(process.pid, ending)
         process.communicate(timeout=30)
     assert process.returncode == 128 + ending
@@ -80,10 +94,7 @@ def test_a_machine_that_is_killed_is_told(tmp_path: Path) -> None:
         assert process.stdout is not None
         while "power on" not in (line := process.stdout.readline()):
             assert line, "it ended before the machine was switched on"
-        time.sleep(1)
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            if path.read_text().startswith("qemu-system") and f"pixieboot-lab-{process.pid}-" in path.read_text():
-                os.kill(int(path.parent.name), signal.SIGKILL)
+        os.kill(wait_for_machine(process.pid), signal.SIGKILL)
         output, _ = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "It did not boot: QEMU ended with status -9." in output
