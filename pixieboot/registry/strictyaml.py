@@ -80,8 +80,8 @@ class _Stop(Exception):
 def read_text(path: str, faults: list[OperatorError]) -> str | None:
     """The text of a file of the operator's; None and a fault if it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return file.read().decode("utf-8-sig")
+        with open(path, "rb", buffering=0) as file:  # read whole: a buffer would be one more object for each of 10,000 files
+            return file.readall().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         faults.append(OperatorError(f"{path}:{line}", "this is not UTF-8 text", "Save the file as plain UTF-8 text."))
