@@ -18,7 +18,7 @@ from pixieboot.leases import Leases
 from pixieboot.model import Event, Network
 from pixieboot.registry import Registry
 from pixieboot.registry.sqlite import StateStore
-from pixieboot.serve import zerocopy
+from pixieboot.serve import parsers
 from pixieboot.serve.context import Context
 from pixieboot.serve.httpd import HttpService
 from pixieboot.serve.links import IFF_BROADCAST, IFF_UP, Link, Sites
@@ -159,23 +159,25 @@ def serving(
     journal.listen(host.events.append)
     host.service.bind()
 
-    chosen = zerocopy.chosen
+    chosen = parsers.chosen
 
     async def given() -> type[asyncio.Protocol]:
         return protocol or await chosen()
 
-    zerocopy.chosen = given
-    thread = threading.Thread(target=host.loop.run_until_complete, args=(host.service.run(),))
+    parsers.chosen = given
+    thread = threading.Thread(target=host.loop.run_forever)
     thread.start()
+    running = asyncio.run_coroutine_threadsafe(host.service.run(), host.loop)
     try:
         while not host.service.ready:
-            assert thread.is_alive()
+            assert not running.done(), running.exception()
             time.sleep(0.005)
         yield host
     finally:
-        if thread.is_alive():
-            asyncio.run_coroutine_threadsafe(host.service.stop(0.5), host.loop).result(10)
+        asyncio.run_coroutine_threadsafe(host.service.stop(0.5), host.loop).result(10)
+        running.result(10)
+        host.loop.call_soon_threadsafe(host.loop.stop)
         thread.join(10)
-        zerocopy.chosen = chosen
+        parsers.chosen = chosen
         host.loop.close()
         store.close()

@@ -21,12 +21,12 @@ import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pixieboot.errors import OperatorError
 from pixieboot.model import Mac, Network
-from pixieboot.serve import zerocopy
+from pixieboot.serve import parsers
 from pixieboot.serve.httpd import HttpService
+from pixieboot.serve.zerocopy_h11 import H11Protocol, ZeroCopyH11
 from tests import netns
 from tests.httphost import ETH7, Host, Response, serving
 
@@ -49,7 +49,7 @@ REGISTRY = {
 BIG = os.urandom(3_000_001)
 SMALL = os.urandom(3000)
 IMF_DATE = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
-PROTOCOLS = {"httptools": getattr(zerocopy, "ZeroCopyHttpTools", None), "h11": zerocopy.ZeroCopyH11, "plain": H11Protocol}
+PROTOCOLS = {"httptools": getattr(parsers, "ZeroCopyHttpTools", None), "h11": ZeroCopyH11, "plain": H11Protocol}
 
 
 @pytest.fixture(scope="module", params=["httptools", "h11", "plain"])

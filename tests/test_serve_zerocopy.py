@@ -12,13 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pixieboot.serve import zerocopy
+from pixieboot.serve import parsers, zerocopy
+from pixieboot.serve.zerocopy_h11 import ZeroCopyH11
 from tests.httphost import Host, Wire, serving
 
-HTTPTOOLS = getattr(zerocopy, "ZeroCopyHttpTools", None)
-PROTOCOLS: list[type[asyncio.Protocol]] = [zerocopy.ZeroCopyH11] if HTTPTOOLS is None else [HTTPTOOLS, zerocopy.ZeroCopyH11]
+HTTPTOOLS = getattr(parsers, "ZeroCopyHttpTools", None)
+PROTOCOLS: list[type[asyncio.Protocol]] = [ZeroCopyH11] if HTTPTOOLS is None else [HTTPTOOLS, ZeroCopyH11]
 BIG = os.urandom(1 << 20) * 8
 
 
@@ -29,45 +29,6 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
     (tmp_path / "assets/small").write_bytes(BIG[:5000])
     with serving(tmp_path, request.param) as running:
         yield running
-
-
-# --- the hooks -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_installed_uvicorn_has_the_hooks() -> None:
-    assert asyncio.run(zerocopy.chosen()) is PROTOCOLS[0]
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.__name__)
-def test_each_class_proves_itself(protocol: type[asyncio.Protocol]) -> None:
-    asyncio.run(zerocopy._proof(protocol))
-
-
-LOSSES = {  # what a future uvicorn might do: the name that our classes override is no longer called, or is gone
-    "requests are no longer started by _start_asgi_task": ("ZeroCopyHttpTools", "_start_asgi_task", "no_such_method"),
-    "events are no longer handled by handle_events": ("ZeroCopyH11", "handle_events", "no_such_method"),
-}
-
-
-@pytest.mark.parametrize("name, method, other", LOSSES.values(), ids=LOSSES)
-def test_a_lost_hook_is_noticed(monkeypatch: pytest.MonkeyPatch, name: str, method: str, other: str) -> None:
-    protocol = getattr(zerocopy, name, None)
-    if protocol is None:
-        pytest.skip("httptools is not installed")
-    monkeypatch.setattr(protocol, other, getattr(protocol, method), raising=False)
-    monkeypatch.delattr(protocol, method)
-    with pytest.raises((RuntimeError, TimeoutError)):
-        asyncio.run(zerocopy._proof(protocol))
-    assert asyncio.run(zerocopy.chosen()) is not protocol
-
-
-def test_without_any_hook_uvicorns_own_class_serves(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    async def broken(candidate: type[asyncio.Protocol]) -> None:
-        raise AttributeError("no such hook")
-
-    monkeypatch.setattr(zerocopy, "_proof", broken)
-    assert asyncio.run(zerocopy.chosen()) is H11Protocol
-    assert "files are streamed" in caplog.text
 
 
 def test_files_go_by_sendfile(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ from pixieboot.model import (
     parse_uuid,
 )
 from pixieboot.policy import next_boot
-from pixieboot.serve import conditional, zerocopy
+from pixieboot.serve import conditional, parsers, zerocopy
 from pixieboot.serve.context import Context
 from pixieboot.serve.files import File, open_below, open_boot_file, open_root
 from pixieboot.serve.rendered import NOBODY, text_at
@@ -176,7 +176,7 @@ class HttpService:
         assert self._socket is not None, "bind first"
         config = uvicorn.Config(
             self,
-            http=await zerocopy.chosen(),
+            http=await parsers.chosen(),
             ws="none",
             lifespan="off",
             interface="asgi3",

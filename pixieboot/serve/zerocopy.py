@@ -5,8 +5,7 @@ The application sends an ASGI `http.response.zerocopysend` message; `os.sendfile
 A piece that is not in the page cache is read by a thread first, so that a slow disk never stalls DHCP.  Not `loop.sendfile`:
 `transport.abort()` while it runs leaves it hanging for ever (Python 3.11), and it blocks the loop on a cold file.
 
-These are hooks into uvicorn's inside.  `chosen` proves them over a socket pair at start; where one is gone, uvicorn's plain h11
-class serves: it keeps the header case and streams files.
+These are hooks into uvicorn's inside: `proof` shows over a socket pair that they work with the uvicorn that is installed.
 """
 
 import asyncio
@@ -19,25 +18,17 @@ import resource
 import socket
 import struct
 import sys
-import tempfile
 import termios
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Any, Protocol
 
-import h11
 from uvicorn import Config
-from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
-
-try:
-    import httptools
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-except ImportError:  # no wheel for 32-bit ARM: h11 does it all
-    httptools = None  # type: ignore[assignment]
 
 ZEROCOPY = "http.response.zerocopysend"
 
@@ -60,6 +51,8 @@ VETTED_LIMIT = 1024  # different header blocks remembered as harmless
 IP_PKTINFO, IP_PKTOPTIONS = 8, 9  # linux/in.h
 _TARGET = re.compile(rb"[!-~]{1,4096}")
 _BODY_OR_MORE = {b"content-length", b"transfer-encoding", b"upgrade", b"expect"}
+
+_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 log = logging.getLogger(__name__)
 
@@ -247,8 +240,8 @@ def _readers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(READERS, "cold-file")
 
 
-class _Connection(asyncio.Protocol):
-    """The mixin: what both parsers' classes share.  Everything uvicorn-specific that it relies on is proved by `_proof`."""
+class Connection(asyncio.Protocol):
+    """The mixin: what both parsers' classes share.  Everything uvicorn-specific that it relies on is proved by `proof`."""
 
     transport: asyncio.Transport
     cycle: Any
@@ -312,9 +305,9 @@ class _Connection(asyncio.Protocol):
                     self._unset_keepalive_if_required()  # type: ignore[attr-defined]
                     self.transport.write(answer)
                     return
-        self._plain = False
+        self.is_plain = False
         super().data_received(data)
-        if self._plain and len(block) <= 1024 and block.find(b"\r\n\r\n") == len(block) - 4:
+        if self.is_plain and len(block) <= 1024 and block.find(b"\r\n\r\n") == len(block) - 4:
             if len(self.vetted) >= VETTED_LIMIT:
                 self.vetted.clear()
             self.vetted[block] = None
@@ -354,7 +347,7 @@ class _Connection(asyncio.Protocol):
             self.transport.write(response_head(status, [*head, (b"Content-Length", b"%d" % len(body))]) + body)
         self.transport.close()
 
-    def _attach(self, cycle: Any) -> None:
+    def attach(self, cycle: Any) -> None:
         """Let the application's messages go our way."""
         if not isinstance(cycle.__dict__.get("send"), _Sender):
             cycle.scope.setdefault("extensions", {})[ZEROCOPY] = {}
@@ -394,7 +387,7 @@ class _Connection(asyncio.Protocol):
 class _Sender:
     """The `send` that the application gets for one request."""
 
-    def __init__(self, connection: _Connection, cycle: Any) -> None:
+    def __init__(self, connection: Connection, cycle: Any) -> None:
         self._connection, self._cycle = connection, cycle
         self._head: bytes | None = None  # waits for the first piece of body: both leave in one write
 
@@ -446,199 +439,18 @@ class _Sender:
             connection.finished(cycle)
 
 
-class ZeroCopyH11(_Connection, H11Protocol):  # type: ignore[misc]
-    """uvicorn's pure-Python protocol class with all of the above."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.conn = _StrictH11(self)
-
-    def handle_events(self) -> None:
-        before = self.cycle
-        super().handle_events()
-        # uvicorn has made the task but it has not run yet: its first `send` is ours already.
-        if self.cycle is not before:
-            self._attach(self.cycle)
-        self.in_head = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
-
-    def head(self, cycle: Any, status: int, headers: list[Header]) -> bytes:
-        if not cycle.keep_alive:
-            headers.append((b"Connection", b"close"))
-        response = h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status])
-        return self.conn.send(response) or b""
-
-    def data(self, cycle: Any, body: bytes) -> bytes:
-        return self.conn.send(h11.Data(data=body)) or b""
-
-    def count(self, cycle: Any, size: int) -> None:
-        self.conn.send_with_data_passthrough(h11.Data(data=_Span(size)))  # type: ignore[arg-type]
-
-    def end(self, cycle: Any) -> bytes:
-        try:
-            return self.conn.send(h11.EndOfMessage()) or b""
-        except h11.LocalProtocolError as error:  # fewer bytes than Content-Length said
-            raise OSError(errno.EPIPE, str(error)) from error
-
-    def finished(self, cycle: Any) -> None:
-        if self.conn.our_state is h11.MUST_CLOSE or not cycle.keep_alive:
-            self.conn.send(h11.ConnectionClosed())
-            self.transport.close()
-        cycle.on_response()
-
-
-class _Span:
-    """Bytes that h11 only has to count."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-
-    def __len__(self) -> int:
-        return self._size
-
-
-class _StrictH11(h11.Connection):
-    """h11's own rules, and those of protocol.md §4 that it is lenient about."""
-
-    def __init__(self, protocol: ZeroCopyH11) -> None:
-        super().__init__(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
-        self._protocol = protocol
-
-    def next_event(self) -> Any:
-        try:
-            event = super().next_event()
-        except h11.RemoteProtocolError as error:
-            self._protocol.refuse(error.error_status_hint, f"Bad request: {error}.\n")
-            raise
-        if type(event) is h11.Request:
-            headers = list(event.headers)
-            if len(event.target) + sum(len(name) + len(value) + 4 for name, value in headers) > HEAD_LIMIT:
-                self._protocol.refuse(*TOO_LONG)
-                raise h11.RemoteProtocolError(TOO_LONG[1])
-            if fault := _fault(headers, event.http_version.decode()):
-                self._protocol.refuse(400, fault)
-                raise h11.RemoteProtocolError(fault)
-            names = {name for name, _ in headers}
-            self._protocol._plain = event.method == b"GET" and _plain(names, headers) and event.http_version == b"1.1"
-        return event
-
-
-if httptools is not None:
-
-    class ZeroCopyHttpTools(_Connection, HttpToolsProtocol):  # type: ignore[misc]
-        """uvicorn's class on httptools (llhttp in C) with all of the above."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self._unfinished = 0  # bytes of a request head that came in earlier reads
-
-        def data_received(self, data: bytes) -> None:
-            began = self.in_head
-            super().data_received(data)
-            if self.in_head and self.parser:
-                # In the read where the head begins, other requests may stand before it: only whole reads count.
-                self._unfinished = self._unfinished + len(data) if began else 0
-                if self._unfinished > HEAD_LIMIT or (not began and len(data) > 8 * HEAD_LIMIT):
-                    self.refuse(*TOO_LONG)
-                    self.send_400_response("")
-
-        def on_message_begin(self) -> None:
-            self.in_head = True
-            super().on_message_begin()
-
-        def on_headers_complete(self) -> None:
-            self.in_head, self._unfinished = False, 0
-            version = self.parser.get_http_version()
-            if fault := _fault(self.headers, version):
-                self.refuse(400, fault)
-                raise h11.RemoteProtocolError(fault)
-            if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEAD_LIMIT:
-                self.refuse(*TOO_LONG)
-                raise h11.RemoteProtocolError(TOO_LONG[1])
-            if version == "1.1" and self.parser.get_method() == b"GET" and self.parser.should_keep_alive():
-                names = {name for name, _ in self.headers}
-                if _plain(names, ()):
-                    self._plain = True
-                    idle = self.cycle is None or self.cycle.response_complete
-                    if idle and not self.flow.write_paused and not self.transport.is_closing():
-                        if answer := self._at_once(self.url, self.peer, self.local):
-                            self.transport.write(answer)
-                            self.cycle = _ANSWERED
-                            return
-            super().on_headers_complete()
-
-        def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-            self._attach(cycle)
-            super()._start_asgi_task(cycle, app)
-
-        def head(self, cycle: Any, status: int, headers: list[Header]) -> bytes:
-            for name, value in headers:
-                match name.lower():
-                    case b"content-length":
-                        cycle.chunked_encoding, cycle.expected_content_length = False, int(value)
-                    case b"connection" if b"close" in value.lower():
-                        cycle.keep_alive = False
-            if cycle.chunked_encoding is None and status not in (204, 304):
-                # Of unknown length: chunks, or to a client of HTTP/1.0 all until the connection closes.
-                cycle.chunked_encoding = cycle.scope["http_version"] == "1.1"
-                if cycle.chunked_encoding:
-                    headers.append((b"Transfer-Encoding", b"chunked"))
-                else:
-                    cycle.keep_alive = False
-            if not cycle.keep_alive and not any(name == b"Connection" for name, _ in headers):
-                headers.append((b"Connection", b"close"))
-            if cycle.scope["method"] == "HEAD":
-                cycle.chunked_encoding, cycle.expected_content_length = False, 0
-            return response_head(status, headers)
-
-        def data(self, cycle: Any, body: bytes) -> bytes:
-            if cycle.chunked_encoding:
-                return b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            self.count(cycle, len(body))
-            return body
-
-        def count(self, cycle: Any, size: int) -> None:
-            if not cycle.chunked_encoding and cycle.keep_alive and size > cycle.expected_content_length:
-                raise RuntimeError("more body than Content-Length says")
-            cycle.expected_content_length -= size
-
-        def end(self, cycle: Any) -> bytes:
-            if cycle.chunked_encoding:
-                return b"0\r\n\r\n"
-            if cycle.expected_content_length > 0:
-                raise OSError(errno.EPIPE, "less body than Content-Length says")
-            return b""
-
-        def finished(self, cycle: Any) -> None:
-            if not cycle.keep_alive:
-                self.transport.close()
-            cycle.on_response()
-
-
-class _Answered:
-    """Stands for a request that was answered at once: uvicorn asks its last request for these."""
-
-    response_complete = True
-    keep_alive = True
-    disconnected = False
-    more_body = False
-    message_event = asyncio.Event()
-
-
-_ANSWERED = _Answered()
-
-
 def _nothing(target: bytes, peer: str, local: str) -> bytes | None:
     return None
 
 
-def _plain(names: set[bytes], headers: Iterable[Header]) -> bool:
+def plain(names: set[bytes], headers: Iterable[Header]) -> bool:
     """Nothing but a request for bytes: no body, no upgrade, no closing."""
     if names & _BODY_OR_MORE:
         return False
     return not any(name == b"connection" and b"close" in value.lower() for name, value in headers)
 
 
-def _fault(headers: list[Header], version: str) -> str | None:
+def fault_of(headers: list[Header], version: str) -> str | None:
     """Why a request with these headers is refused: framing that two parties could read differently (RFC 9112 §3.2, §6.3)."""
     if version not in ("1.0", "1.1"):
         return "Bad request: HTTP/1.0 and HTTP/1.1 are spoken here.\n"
@@ -661,7 +473,7 @@ def _fault(headers: list[Header], version: str) -> str | None:
 
 def response_head(status: int, headers: Iterable[Header]) -> bytes:
     """Status line and headers as they go over the wire."""
-    lines = [b"HTTP/1.1 %d %b" % (status, STATUS_PHRASES[status])]
+    lines = [b"HTTP/1.1 %d %b" % (status, _PHRASES.get(status, b""))]
     lines += [b"%b: %b" % header for header in headers]
     head = b"\r\n".join(lines)
     if head.count(b"\n") != len(lines) - 1 or b"\0" in head:
@@ -702,32 +514,13 @@ def laziest(connections: Iterable[Any]) -> Any:
 
 def overdue(connections: Iterable[Any], now: float) -> list[Any]:
     """Connections that have used up the time their state allows: the caller aborts them."""
-    return [c for c in connections if isinstance(c, _Connection) and c.overdue(now)]
+    return [c for c in connections if isinstance(c, Connection) and c.overdue(now)]
 
 
-async def chosen() -> type[asyncio.Protocol]:
-    """The best protocol class whose hooks work with the uvicorn that is installed."""
-    candidates: list[type[asyncio.Protocol]] = [ZeroCopyH11]
-    if httptools is not None:
-        candidates.insert(0, ZeroCopyHttpTools)
-    for candidate in candidates:
-        try:
-            async with asyncio.timeout(2):
-                await _proof(candidate)
-        except Exception as error:
-            log.warning("%s does not work with this uvicorn (%s): trying the next", candidate.__name__, error)
-        else:
-            return candidate
-    log.warning("no zero-copy hook works with this uvicorn: files are streamed, which costs about ten times the CPU")
-    return H11Protocol
-
-
-async def _proof(candidate: type[asyncio.Protocol]) -> None:
+async def proof(candidate: type[asyncio.Protocol]) -> None:
     """Serve one file over a socket pair.  Raises if a header name lost its case, or a byte went another way than sendfile."""
-    body = b"0123456789" * 10
-    with tempfile.TemporaryFile() as file:
-        file.write(body)
-        file.flush()
+    with open(__file__, "rb") as file:
+        body = file.read(100)
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             headers = [(b"Content-Length", b"10"), (b"ETag", b'"proof"')]
