@@ -363,6 +363,20 @@ def test_paths(server: Server, client: Client, path: str, content: bytes) -> Non
     assert sent.mac == ("52:54:00:12:34:56" if "52-54" in path else None)
 
 
+def test_assets_for_boot_programs_without_http(root: Path, server: Server, client: Client) -> None:
+    assets = root.parent / "assets"
+    (assets / "debian").mkdir(parents=True)
+    (assets / "debian" / "vmlinuz").write_bytes(CONTENT)
+    assert client.fetch("/assets/debian/vmlinuz") == CONTENT
+    with pytest.raises(Failed):
+        client.fetch("assets/debian/initrd.gz")
+    with pytest.raises(Failed):
+        client.fetch("assets/../file")
+    (root / "assets" / "debian").mkdir(parents=True)
+    (root / "assets" / "debian" / "vmlinuz").write_bytes(b"the root's own")
+    assert client.fetch("assets/debian/vmlinuz") == b"the root's own"
+
+
 def test_a_real_directory_of_a_mac_comes_first(root: Path, client: Client) -> None:
     (root / "dc-a6-32-00-00-01").mkdir()
     (root / "dc-a6-32-00-00-01" / "small").write_bytes(b"its own")

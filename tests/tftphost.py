@@ -40,7 +40,7 @@ class Server:
         journal.listen(self.events.append)
         tftp = replace(settings or TftpSettings(), root=root, port=self.port)
         self.context = SimpleNamespace(
-            settings=SimpleNamespace(tftp=tftp, loaders=LOADERS, networks=()),
+            settings=SimpleNamespace(tftp=tftp, assets=root.parent / "assets", loaders=LOADERS, networks=()),
             sites=SimpleNamespace(at=lambda ifindex: None, of_address=lambda local: "a site", sites=[]),
             journal=journal,
         )
