@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -138,7 +139,8 @@ class Transfer:
         While every ACK is the one that is awaited and the next window lies whole in the chunk, nothing is to be decided: such a
         packet costs one receive, one comparison and one send.  A closure: its variables are the quickest that Python has.
         """
-        receive, send, machine = sock.recv, sock.send, self._machine
+        # read and write of the system, not recv and send of the socket: their arguments are parsed without a tuple.
+        fd, read, write, machine = sock.fileno(), os.read, os.write, self._machine
         stride, window = self._stride, machine.terms.windowsize
         step = window * stride
         awaited, packets, at, end, block, since = b"", memoryview(b""), 0, 0, 0, 0.0
@@ -146,13 +148,13 @@ class Transfer:
         def readable() -> object:
             nonlocal at, awaited, block, since
             try:
-                datagram = receive(LONGEST_PACKET)
+                datagram = read(fd, LONGEST_PACKET)
                 if datagram == awaited and at < end:
                     start, at = at, at + step
                     block += window
                     awaited = word(ACK | block & 0xFFFF)  # acknowledgement(block), without the call
                     since = clock.now
-                    send(packets[start:at])
+                    write(fd, packets[start:at])
                     return None
             except BlockingIOError:  # a wake-up for nothing, or a full send buffer: that window is lost, like on the wire
                 return None
