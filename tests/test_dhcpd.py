@@ -322,6 +322,28 @@ def test_the_same_question_gets_the_same_answer_until_a_fact_changes(host: Host,
     asyncio.run(work())
 
 
+def test_another_daemon_on_the_same_port_is_named(host: Host, tmp_path: Path) -> None:
+    dnsmasq = host.start(
+        *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file=", "--interface=lo"),
+        *("--bind-interfaces", "--dhcp-range=127.0.0.50,127.0.0.60", "--dhcp-leasefile=/dev/null", "--log-facility=/dev/null"),
+    )
+
+    async def work() -> None:
+        with host.entered():
+            async with asyncio.timeout(5):
+                while not others(67):
+                    await asyncio.sleep(0.02)
+        async with serving(host, tmp_path, PROXY) as served:
+            await served.until(lambda: served.told("shared port"))
+            (event,) = served.told("shared port")
+            assert f"UDP port 67 is shared with dnsmasq (process {dnsmasq.pid})" in event.detail["why"]
+
+    try:
+        asyncio.run(work())
+    finally:
+        host.stop(dnsmasq)
+
+
 def test_with_dhcp_off_no_port_is_taken(host: Host, tmp_path: Path) -> None:
     async def work() -> None:
         async with serving(host, tmp_path, Network(interface="eth0", mode="off")):

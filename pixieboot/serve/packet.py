@@ -101,8 +101,10 @@ class Frames:
     def send(self, link: Link, frame: bytes) -> None:
         """Raises OSError: the link is gone or down, or the frame is larger than its MTU."""
         sock = self._bound.get(link.index) or self._tie(link)
-        with suppress(BlockingIOError):
+        try:
             sock.send(frame)
+        except BlockingIOError:
+            pass  # a full send buffer is a lost frame: the client asks again
 
     def _tie(self, link: Link) -> socket.socket:
         """A socket for this interface: to name it with each frame costs as much again as to send one."""

@@ -96,8 +96,10 @@ class UdpPort:
                 self._pktinfo.clear()
             info = _PKTINFO.pack(ifindex, _packed(source), b"\0\0\0\0")
             ancillary = self._pktinfo[ifindex, source] = [(socket.IPPROTO_IP, IP_PKTINFO, info)]
-        with suppress(BlockingIOError):  # a full send buffer is a lost datagram: the client asks again
+        try:
             self._socket.sendmsg((datagram,), ancillary, 0, peer)
+        except BlockingIOError:
+            pass  # a full send buffer is a lost datagram: the client asks again
 
     def _readable(self) -> bool:
         """Take what is there, up to a limit.  True: something may be left for the loop to do."""
