@@ -117,6 +117,43 @@ def stage(boot: Boot) -> str:
     return "loader" if facts.transfers else "dhcp"
 
 
+STAGES = ("dhcp", "loader", "ipxe", "script", "files", "system", "done")
+
+
+def phases(boot: Boot) -> list[tuple[str, float, float]]:
+    """(stage, start, end) of the parts of a boot, for a picture.  A boot only goes forward: what comes late belongs to the last."""
+    found: list[tuple[str, float, float]] = []
+    reached = 0
+    for event in boot.events:
+        reached = max(reached, STAGES.index(_stage_of(event)))
+        if not found or found[-1][0] != STAGES[reached]:
+            found.append((STAGES[reached], event.at, event.at))
+        else:
+            found[-1] = (STAGES[reached], found[-1][1], event.at)
+    # Each part lasts until the next one begins: the time between is spent, whatever it was spent with.
+    ends = [*(start for _, start, _ in found[1:]), boot.end]
+    return [(name, start, end) for (name, start, _), end in zip(found, ends, strict=True)]
+
+
+def _stage_of(event: Event) -> str:
+    if event.service == "tftp":
+        return "loader"
+    if event.service == "http":
+        if event.kind == "done":
+            return "done"
+        path = path_of(event)
+        if is_document(path):
+            return "system"
+        return (
+            "script"
+            if event.kind == "script" or path.startswith("/boot.ipxe")
+            else "loader"
+            if path.startswith("/tftp/")
+            else "files"
+        )
+    return "ipxe" if loader_of(event) == Loader.IPXE.value else "dhcp"
+
+
 def progress(boot: Boot) -> str:
     """What is being loaded at the moment, such as "initrd.img (45.0 MiB)"; empty when nothing is."""
     running: dict[str, Event] = {}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pixieboot.boots import _FACTS, Boot, duration, progress, size, split, stage, tell
+from pixieboot.boots import _FACTS, Boot, duration, phases, progress, size, split, stage, tell
 from pixieboot.model import Event, Mac
 
 MAC = Mac("52:54:00:12:34:56")
@@ -87,6 +87,18 @@ def test_stage(name: str, events: list[Event]) -> None:
 
 def test_a_document_is_a_sign_of_the_system() -> None:
     assert stage(Boot((*UEFI, event(40, "http document", path="/ignition", bytes=20)))) == "system"
+
+
+def test_phases_for_a_picture() -> None:
+    found = phases(Boot((*UEFI, *FILES, event(40, "http document", path="/ignition"), *DONE)))
+    assert found == [
+        ("dhcp", 0, 5), ("loader", 5, 9), ("ipxe", 9, 12), ("script", 12, 14), ("files", 14, 40), ("system", 40, 300),
+        ("done", 300, 300),
+    ]  # fmt: skip
+    over_http = Boot(
+        (event(0, "dhcp offered", arch="x64-efi"), event(1, "http sent", path="/tftp/ipxe.efi"), event(2, "dhcp acked"))
+    )
+    assert phases(over_http) == [("dhcp", 0, 1), ("loader", 1, 2)]
 
 
 def test_progress_names_what_is_being_loaded() -> None:

@@ -7,6 +7,7 @@ the UNIX socket it need not: only root and the daemon's user can open that.
 import asyncio
 import hashlib
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from pixieboot.boots import Boot, split, tell
 from pixieboot.dhcp import Reply, respond
 from pixieboot.errors import Faults, OperatorError, WireError
 from pixieboot.explain import explain, pretend
+from pixieboot.inventory import Inventory
 from pixieboot.leases import Leases
 from pixieboot.model import (
     Arch,
@@ -63,8 +65,9 @@ from pixieboot.verdict import judge, nothing_heard
 from pixieboot.wire.dhcp import DISCOVER, decode, encode
 
 PAGE, LARGEST_PAGE = 200, 2000
+REJUDGE = 10.0  # seconds after which silence alone may change a verdict
 LARGEST_BODY = 256 << 10
-BREATH = 16  # machines judged between two looks at the sockets: DHCP must not wait for a table
+BREATH = 4  # machines judged between two looks at the sockets: DHCP must not wait for a table
 
 
 class Refusal(Exception):
@@ -115,15 +118,28 @@ class Api:
     def __init__(self, context: Context, feed: Feed, history: History | None = None) -> None:
         self._context, self.feed, self._history = context, feed, history
         self.numbers = Metrics(context, history)
+        self._judged: dict[str, tuple[Any, float, dict[str, Any]]] = {}  # machine -> on what facts, when, its last boot
 
     # --- reading ---
 
-    async def machines(self, request: Request) -> Response:
-        """All machines: those described, then those only seen, by name."""
+    def all(self) -> list[Who]:
+        """All machines: those described, then those only heard, by name."""
         who = [Who(machine.name, machine, machine.macs) for machine in self._context.registry.current.machines.values()]
         known = {mac for each in who for mac in each.macs}
         who.sort(key=lambda each: each.name)
         who += sorted((Who(seen.mac, None, (seen.mac,)) for seen in self._strangers(known)), key=lambda each: each.name)
+        return who
+
+    async def everybody(self) -> AsyncIterator[dict[str, Any]]:
+        """A summary of each; the loop gets its turns in between."""
+        for number, who in enumerate(self.all()):
+            if number % BREATH == BREATH - 1:
+                await asyncio.sleep(0)
+            yield self.summary(who)
+
+    async def machines(self, request: Request) -> Response:
+        """All machines: those described, then those only heard, by name."""
+        who = self.all()
         limit, after = _limit(request), request.query_params.get("after", "")
         start = next((number + 1 for number, each in enumerate(who) if each.name == after), 0) if after else 0
         page = []
@@ -164,7 +180,7 @@ class Api:
         who = self._who(request.path_params["name"])
         boots = await self.boots(who)
         limit = _limit(request)
-        assignment, now = self._assignment(who), time.time()
+        assignment, now = self.assignment(who), time.time()
         told = [
             {
                 **boot_json(boot),
@@ -183,15 +199,18 @@ class Api:
         arch = _choice(Arch, query.get("arch"), "arch")
         loader = _choice(Loader, query.get("loader"), "loader") or Loader.FIRMWARE
         who = self._who(name, strangers=True)
-        seen = next((seen for mac in who.macs if (seen := self._context.store.seen(mac))), None)
-        arch = arch or (_known_arch(seen.arch) if seen else None) or Arch.X64_EFI
+        arch = arch or self.known_arch(who) or Arch.X64_EFI
         client = pretend(who.machine, who.macs[0] if who.macs else None, arch, loader)
-        site = self._site(who)
+        site = self.site(who)
         told = explain(client, self._context.registry.current, site, self._context.store.state(who.key))
         return JSONResponse(told.as_json())
 
     async def leases(self, request: Request) -> Response:
         """Every address: leased, offered, in quarantine or reserved."""
+        return _tagged(request, {"leases": self.all_leases()})
+
+    def all_leases(self) -> list[dict[str, Any]]:
+        """Leases and reservations, by address."""
         machines = self._context.registry.current.machines.values()
         owner = {mac: machine.name for machine in machines for mac in machine.macs}
         leases = [lease_json(lease, owner.get(lease.mac)) for lease in self._context.leases.all()]
@@ -210,7 +229,7 @@ class Api:
             if machine.address and machine.address not in taken
         ]
         leases.sort(key=lambda lease: tuple(map(int, str(lease["address"]).split("."))))
-        return _tagged(request, {"leases": leases})
+        return leases
 
     async def events(self, request: Request) -> Response:
         """The newest events; as text/event-stream when asked for, from Last-Event-ID on."""
@@ -232,32 +251,35 @@ class Api:
 
     async def health(self, request: Request) -> Response:
         """The daemon: version, networks, registry, what is wrong with it."""
+        return JSONResponse(self.health_json())
+
+    def health_json(self) -> dict[str, Any]:
+        """The same as a value."""
         context = self._context
         inventory = context.registry.current
-        return JSONResponse(
-            {
-                "version": __version__,
-                "networks": [
-                    {
-                        "interface": site.interface,
-                        "dhcp": site.network.mode,
-                        "address": site.address,
-                        "subnet": str(site.subnet),
-                        "http_url": site.http_url,
-                        "unknown": site.unknown,
-                    }
-                    for site in context.sites.sites
-                ],
-                "notes": list(context.sites.notes),
-                "registry": {
-                    "source": context.settings.registry,
-                    "machines": len(inventory.machines),
-                    "groups": len(inventory.groups),
-                    "profiles": len(inventory.profiles),
-                },
-                "history": self._history.error if self._history else "events are kept in memory only",
-            }
-        )
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "networks": [
+                {
+                    "interface": site.interface,
+                    "dhcp": site.network.mode,
+                    "address": site.address,
+                    "subnet": str(site.subnet),
+                    "http_url": site.http_url,
+                    "unknown": site.unknown,
+                }
+                for site in context.sites.sites
+            ],
+            "notes": list(context.sites.notes),
+            "registry": {
+                "source": context.settings.registry,
+                "machines": len(inventory.machines),
+                "groups": len(inventory.groups),
+                "profiles": len(inventory.profiles),
+            },
+            "history": self._history.error if self._history else "events are kept in memory only",
+        }
 
     async def metrics(self, request: Request) -> Response:
         """Numbers for Prometheus."""
@@ -354,27 +376,39 @@ class Api:
         """A machine in a list: cheap, from memory alone."""
         machine = who.machine
         seen = next((seen for mac in who.macs if (seen := self._context.store.seen(mac))), None)
-        boots = split(event for mac in who.macs for event in self._context.journal.timeline(mac))
-        last = None
-        if boots:
-            last = {
-                **boot_json(boots[-1]),
-                "verdict": verdict_json(judge(boots[-1], time.time(), self._assignment(who), boots[:-1])),
-            }
+        events = [event for mac in who.macs for event in self._context.journal.timeline(mac)]
         return {
             "name": who.name,
             "described": machine is not None,
             "where": machine.where if machine else None,
             "macs": list(who.macs),
-            "address": (machine.address if machine else None) or last_address(boots),
+            "address": (machine.address if machine else None) or last_address(events),
             "hostname": machine.hostname if machine else None,
             "order": state_json(self._context.store.state(who.key)),
             "next": self._next(who),
             "arch": seen.arch if seen else None,
             "vendor": seen.vendor if seen else None,
             "last_seen": seen.last_seen if seen else None,
-            "last_boot": last,
+            "last_boot": self._last_boot(who, events),
         }
+
+    def _last_boot(self, who: Who, events: Sequence[Event]) -> dict[str, Any] | None:
+        """The last boot and its verdict; remembered while nothing new happens, for a page that is drawn again and again."""
+        if not events:
+            return None
+        now = time.time()
+        facts = (len(events), events[-1], self._context.store.state(who.key), self.inventory.version)
+        known = self._judged.get(who.key)
+        if known and known[0] == facts and now - known[1] < REJUDGE:
+            return known[2]
+        boots = split(events)
+        if not boots:
+            return None
+        last = {**boot_json(boots[-1]), "verdict": verdict_json(judge(boots[-1], now, self.assignment(who), boots[:-1]))}
+        if len(self._judged) > 20_000:
+            self._judged.clear()
+        self._judged[who.key] = (facts, now, last)
+        return last
 
     async def boots(self, who: Who) -> list[Boot]:
         """All boots that are remembered of a machine, oldest first."""
@@ -385,26 +419,37 @@ class Api:
         stored = [await loop.run_in_executor(None, history.timeline, mac) for mac in who.macs]
         return split(event for events in stored for event in events)
 
-    def _site(self, who: Who) -> Site:
+    @property
+    def inventory(self) -> Inventory:
+        return self._context.registry.current
+
+    def state(self, who: Who) -> MachineState:
+        return self._context.store.state(who.key)
+
+    def known_arch(self, who: Who) -> Arch | None:
+        """The architecture that the machine named when it was heard."""
+        seen = next((seen for mac in who.macs if (seen := self._context.store.seen(mac))), None)
+        return _known_arch(seen.arch) if seen else None
+
+    def site(self, who: Who) -> Site:
+        """The network on which the machine would ask: that of its address, else the first."""
         sites = self._context.sites.sites
         if not sites:
             raise Refusal(503, "networks", "no network is served yet", "`pixieboot doctor` says why.")
         address = who.machine.address if who.machine else None
         return next((site for site in sites if address and _inside(address, site)), sites[0])
 
-    def _assignment(self, who: Who) -> Assignment | None:
+    def assignment(self, who: Who) -> Assignment | None:
         """What the machine is to boot, as its script request would be told."""
         sites = self._context.sites.sites
         if not sites or not who.macs:
             return None
-        seen = self._context.store.seen(who.macs[0])
-        arch = _known_arch(seen.arch) if seen else None
         machine = who.machine
-        client = Client(who.macs[0], arch, Loader.IPXE, Stage.SCRIPT, uuid=machine.uuid if machine else None)
-        return self._context.assign(client, self._site(who))
+        client = Client(who.macs[0], self.known_arch(who), Loader.IPXE, Stage.SCRIPT, uuid=machine.uuid if machine else None)
+        return self._context.assign(client, self.site(who))
 
     def _next(self, who: Who) -> dict[str, Any]:
-        assignment = self._assignment(who)
+        assignment = self.assignment(who)
         if assignment is None:
             return {"profile": None, "boot": "always", "why": "no network is served yet"}
         order = assignment.state.boot or (assignment.machine.boot if assignment.machine else "always")

@@ -54,12 +54,14 @@ class ApiService:
     async def run(self) -> None:
         """Serve until stopped or cancelled."""
         # It takes a quarter of a second and more, for which no booting machine waits: not in the loop, and after the start.
-        api: Any = await asyncio.to_thread(importlib.import_module, "pixieboot.serve.api")
+        web: Any = await asyncio.to_thread(importlib.import_module, "pixieboot.serve.web")
+        api = web.api
         if self._stopped:
             return
         operations = api.Api(self._context, self._feed, self._history)
         for token in (self._token, None):
-            self._applications[token] = api.application(operations, token, lambda: self._context.settings.http.base_url, ())
+            pages = web.Pages(operations, token)
+            self._applications[token] = api.application(operations, token, self._base_url, pages.routes(), web.OPEN_PATHS)
         self._loaded.set()
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(operations.numbers.watch_loop())
@@ -85,6 +87,9 @@ class ApiService:
         except OSError:
             pass  # in a directory of root's: the next start removes it
         await asyncio.get_running_loop().run_in_executor(None, self._history.close)
+
+    def _base_url(self) -> str:
+        return self._context.settings.http.base_url
 
     async def _with_token(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._loaded.wait()

@@ -110,10 +110,9 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
-def last_address(boots: Sequence[Boot]) -> str | None:
+def last_address(events: Sequence[Event]) -> str | None:
     """The address that the machine was last seen with."""
-    for boot in reversed(boots):
-        for event in reversed(boot.events):
-            if address := event.detail.get("address") or event.detail.get("peer"):
-                return str(address)
+    for event in reversed(events):
+        if address := event.detail.get("address") or event.detail.get("peer"):
+            return str(address)
     return None

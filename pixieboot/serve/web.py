@@ -1,0 +1,246 @@
+"""The page: machines and their boots, live; rendered here, and htmx swaps what changes.  Works without JavaScript too.
+
+Everything that a client or a file said reaches the page as text: templates escape it, and the policy for content allows no
+script but our own files.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote
+
+import jinja2
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from pixieboot import __version__
+from pixieboot.boots import STAGES, Boot, duration, phases, size, tell
+from pixieboot.explain import explain, pretend
+from pixieboot.journal import printable
+from pixieboot.model import Arch, Loader
+from pixieboot.serve import access, api
+from pixieboot.serve.api import Api, BootOrder, Refusal, Who
+from pixieboot.serve.views import boot_json, event_json, group_json, profile_json, verdict_json
+from pixieboot.verdict import judge, nothing_heard
+
+ROOT = Path(__file__).parent.parent / "web"
+STATIC = {path.name: path for path in (ROOT / "static").iterdir()}
+PICTURE = 600  # width of a boot's picture, in its own units
+SECURITY = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+__all__ = ["OPEN_PATHS", "Pages", "api"]
+OPEN_PATHS = ("/ui/login", "/ui/static/")
+
+
+class Pages:
+    """The pages, on what the API knows."""
+
+    def __init__(self, operations: Api, token: str | None) -> None:
+        """token None: the UNIX socket; nobody logs in there."""
+        self._api, self._token = operations, token
+        self._templates = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(ROOT / "templates"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            finalize=_without_controls,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters.update(
+            ago=lambda at: f"{duration(time.time() - at)} ago",
+            clock=lambda at: time.strftime("%H:%M:%S", time.localtime(at)),
+            date=lambda at: time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)),
+            duration=duration,
+            block=lambda text: Markup("\n").join(printable(line, 2000) for line in text.splitlines()),
+            size=size,
+            path=lambda text: quote(str(text), safe=""),
+        )
+        self._templates.globals.update(version=__version__, stages=STAGES)
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/ui", lambda request: RedirectResponse("/ui/", 303)),
+            Route("/ui/", self.machines),
+            Route("/ui/machines", self.machine_rows),
+            Route("/ui/machines/{name}", self.machine),
+            Route("/ui/machines/{name}/boots", self.boots),
+            Route("/ui/machines/{name}/boot", self.order, methods=["POST"]),
+            Route("/ui/machines/{name}/explain", self.explanation),
+            Route("/ui/leases", self.leases),
+            Route("/ui/profiles", self.profiles),
+            Route("/ui/log", self.log),
+            Route("/ui/health", self.health),
+            Route("/ui/login", self.login, methods=["GET", "POST"]),
+            Route("/ui/logout", self.logout, methods=["POST"]),
+            Route("/ui/static/{name}", self.static),
+        ]
+
+    async def _page(self, name: str, status: int = 200, **values: Any) -> HTMLResponse:
+        """A page, drawn in a thread: a table of a thousand machines must not keep DHCP waiting."""
+        text = await asyncio.to_thread(self._templates.get_template(name).render, values)
+        return HTMLResponse(text, status, SECURITY)
+
+    async def static(self, request: Request) -> Response:
+        path = STATIC.get(request.path_params["name"])
+        if path is None:
+            raise Refusal(404, request.url.path, "there is no such file", "Load the page again.")
+        kinds = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
+        headers = {**SECURITY, "Cache-Control": "public, max-age=3600"}
+        return FileResponse(path, media_type=kinds.get(path.suffix, "text/plain; charset=utf-8"), headers=headers)
+
+    # --- login ---
+
+    async def login(self, request: Request) -> Response:
+        """The token once, then a cookie that only this page may use."""
+        if self._token is None:
+            return RedirectResponse("/ui/", 303)
+        if request.method == "GET":
+            return await self._page("login.html", wrong=False)
+        shown = (await _form(request)).get("token", "")
+        if not access.shows_token(self._token, f"Bearer {shown}", ""):
+            return await self._page("login.html", 403, wrong=True)
+        response = RedirectResponse("/ui/", 303)
+        response.set_cookie(access.COOKIE, access.cookie_of(self._token), max_age=30 * 86400, httponly=True, samesite="strict")
+        return response
+
+    async def logout(self, request: Request) -> Response:
+        response = RedirectResponse("/ui/login", 303)
+        response.delete_cookie(access.COOKIE)
+        return response
+
+    # --- machines ---
+
+    async def machines(self, request: Request) -> Response:
+        """All machines, then strangers to adopt."""
+        described, strangers = await self._all(request)
+        return await self._page("machines.html", machines=described, strangers=strangers, find=request.query_params.get("find", ""))
+
+    async def machine_rows(self, request: Request) -> Response:
+        """The part of that page that changes."""
+        described, strangers = await self._all(request)
+        return await self._page("_machines.html", machines=described, strangers=strangers)
+
+    async def _all(self, request: Request) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        find = request.query_params.get("find", "").strip().lower()
+        told = [each async for each in self._api.everybody()]
+        if find:
+            told = [
+                each
+                for each in told
+                if find in f"{each['name']} {' '.join(each['macs'])} {each['address']} {each['hostname']}".lower()
+            ]
+        return [each for each in told if each["described"]], [each for each in told if not each["described"]]
+
+    async def machine(self, request: Request) -> Response:
+        """One machine: what it boots next, and its boots."""
+        who = self._api.who(request.path_params["name"])
+        return await self._page("machine.html", **await self._told(who))
+
+    async def boots(self, request: Request) -> Response:
+        """The part of that page that changes."""
+        who = self._api.who(request.path_params["name"])
+        return await self._page("_boots.html", **await self._told(who))
+
+    async def _told(self, who: Who) -> dict[str, Any]:
+        boots = await self._api.boots(who)
+        assignment, now = self._api.assignment(who), time.time()
+        told = [
+            {
+                **boot_json(boot),
+                "verdict": verdict_json(judge(boot, now, assignment, boots[:number])),
+                "events": [{**event_json(event), "text": tell(event), "offset": event.at - boot.start} for event in boot.events],
+                "picture": picture(boot),
+            }
+            for number, boot in enumerate(boots)
+        ]
+        profiles = sorted(self._api.inventory.profiles)
+        silent = verdict_json(nothing_heard(who.name))
+        return {"machine": self._api.summary(who), "boots": told[::-1], "profiles": profiles, "silent": silent}
+
+    async def order(self, request: Request) -> Response:
+        """What the machine boots next, by the form of its page."""
+        who = self._api.who(request.path_params["name"], strangers=True)
+        form = await _form(request)
+        order = form.get("boot") or None
+        if order not in (None, "once", "always", "local"):
+            raise Refusal(400, "boot", f"{order!r} is no order", "Use the form of the page.")
+        await self._api.put_order(who, BootOrder(profile=form.get("profile") or None, boot=order))  # type: ignore[arg-type]
+        if request.headers.get("hx-request"):
+            return await self._page("_boots.html", **await self._told(who))
+        return RedirectResponse(f"/ui/machines/{quote(who.name, safe='')}", 303)
+
+    async def explanation(self, request: Request) -> Response:
+        """A dry run for this machine, as any firmware."""
+        who = self._api.who(request.path_params["name"], strangers=True)
+        query = request.query_params
+        arch = next((each for each in Arch if each.value == query.get("arch")), None) or self._api.known_arch(who) or Arch.X64_EFI
+        loader = next((each for each in Loader if each.value == query.get("loader")), Loader.FIRMWARE)
+        client = pretend(who.machine, who.macs[0] if who.macs else None, arch, loader)
+        told = explain(client, self._api.inventory, self._api.site(who), self._api.state(who))
+        arches = [each.value for each in (Arch.X86_BIOS, Arch.X86_EFI, Arch.X64_EFI, Arch.ARM64_EFI)]
+        loaders = [each.value for each in Loader]
+        machine = self._api.summary(who)
+        return await self._page(
+            "explain.html",
+            machine=machine,
+            told=told.as_json(),
+            arch=arch.value,
+            loader=loader.value,
+            arches=arches,
+            loaders=loaders,
+        )
+
+    # --- the rest ---
+
+    async def leases(self, request: Request) -> Response:
+        return await self._page("leases.html", leases=self._api.all_leases())
+
+    async def profiles(self, request: Request) -> Response:
+        """Profiles with who boots them, and groups in the order in which they are tried."""
+        told = [each async for each in self._api.everybody()]
+        users: dict[str | None, list[str]] = {}
+        for each in told:
+            users.setdefault(each["next"]["profile"], []).append(each["name"])
+        inventory = self._api.inventory
+        groups = [group_json(group) for group in sorted(inventory.groups.values(), key=lambda g: (-len(g.match), g.name))]
+        profiles = [{**profile_json(profile), "users": users.get(name, [])} for name, profile in sorted(inventory.profiles.items())]
+        return await self._page("profiles.html", profiles=profiles, groups=groups)
+
+    async def log(self, request: Request) -> Response:
+        return await self._page("log.html", events=self._api.feed.latest(300)[::-1])
+
+    async def health(self, request: Request) -> Response:
+        return await self._page("health.html", health=self._api.health_json())
+
+
+def _without_controls(value: Any) -> Any:
+    """What a template prints: control and bidirectional characters of clients are shown, not obeyed."""
+    return printable(value, 2000) if type(value) is str else value
+
+
+def picture(boot: Boot) -> list[dict[str, Any]]:
+    """The parts of a boot as places in a strip of PICTURE units; the shortest stays visible."""
+    whole = max(boot.end - boot.start, 0.001)
+    parts: list[dict[str, Any]] = []
+    for name, start, end in phases(boot):
+        width = max(3.0, PICTURE * (end - start) / whole)
+        x = min(PICTURE * (start - boot.start) / whole, PICTURE - width)
+        parts.append({"stage": name, "x": round(x, 1), "width": round(width, 1), "took": duration(end - start)})
+    return parts
+
+
+async def _form(request: Request) -> Mapping[str, str]:
+    """The fields of a form, each once.  Raises Refusal for anything else than a form."""
+    kind = request.headers.get("content-type", "").partition(";")[0]
+    if kind != "application/x-www-form-urlencoded":
+        raise Refusal(415, "Content-Type", f"{kind or 'nothing'} is no form", "Use the form of the page.")
+    fields = parse_qs((await request.body()).decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=20)
+    return {name: values[0] for name, values in fields.items()}
