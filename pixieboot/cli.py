@@ -173,6 +173,31 @@ def install_service(root: Path) -> None:
     click.echo("\n".join(install.install_service(root.resolve())))
 
 
+@main.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--to", "target", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="DIR", help="Write here.")
+@operator_errors
+def import_(source: Path, target: Path) -> None:
+    """Write registry files from a Matchbox or bootcfg directory, a dnsmasq.conf or a dhcpd.conf, and say what they do not hold.
+
+    Example: pixieboot import /etc/dnsmasq.conf --to imported
+    """
+    from pixieboot.registry.importer import imported
+
+    found = imported(source)
+    if existing := [name for name in found.files if (target / name).exists()]:
+        raise OperatorError(
+            str(target / existing[0]), "it exists already", "Name a directory that is empty, and move the files later."
+        )
+    for name, text in found.files.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_text(text)
+        click.echo(f"wrote {target / name}")
+    for line in found.report:
+        click.echo(line, err=True)
+    click.echo("Look them over, move them to /etc/pixieboot, and run: pixieboot check")
+
+
 def settings_path(given: Path | None) -> Path | None:
     """The settings file: as named, else the usual one if it exists; None for the defaults.  A named one must exist."""
     return given if given is not None else Path(CONFIG) if Path(CONFIG).exists() else None

@@ -110,6 +110,7 @@ class Daemon:
             self._context.sites.start()
             print(*start_lines(self._context), sep="\n", flush=True)
             self._record("started", version=__version__)
+            self._say_faults()
             notify("READY=1")
             await self._stopping.wait()
             notify("STOPPING=1")
@@ -130,17 +131,25 @@ class Daemon:
             if asked or _signature(self._path) != signature:
                 signature = _signature(self._path)
                 self._reload_settings()
-            if asked or self._context.registry.changed():
-                self._reload_registry()
+            # Ten thousand machines take a second or two to read: not in the loop, where DHCP would wait for it.
+            if asked or await asyncio.to_thread(self._context.registry.changed):
+                await self._reload_registry()
 
-    def _reload_registry(self) -> None:
+    async def _reload_registry(self) -> None:
         registry = self._context.registry
-        if faults := registry.reload():
+        if faults := await asyncio.to_thread(registry.reload):
             for fault in faults.faults:
                 self._record("rejected", "registry", "warning", error=str(fault))
         else:
             now = registry.current
             self._record("loaded", "registry", machines=len(now.machines), groups=len(now.groups), profiles=len(now.profiles))
+            self._say_faults()
+
+    def _say_faults(self) -> None:
+        """What the registry holds or the settings name, and cannot be served: the rest is in force all the same."""
+        context = self._context
+        for fault in (*context.registry.notes, *config.unresolved(context.settings, context.registry.current)):
+            self._record("not served", "registry", "warning", error=str(fault))
 
     def _reload_settings(self) -> None:
         """Put new settings in force as far as no privileged socket is needed; the old ones stay if they are wrong."""
