@@ -271,6 +271,7 @@ def test_a_slow_reader_that_keeps_reading_is_not_dropped(host: Host, monkeypatch
 
 def test_too_many_connections_cost_the_greediest_source_its_laziest(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zerocopy, "CONNECTIONS", 20)
+    monkeypatch.setattr(zerocopy, "HEAD_SECONDS", 600.0)  # however busy the machine is
     with socket.create_connection(("127.0.0.1", host.port), source_address=("127.0.0.2", 0)) as modest:
         modest.sendall(b"GET /heal")
         settle(lambda: len(host.service.connections) == 1)
@@ -290,7 +291,7 @@ def test_too_many_connections_cost_the_greediest_source_its_laziest(host: Host, 
 # --- helpers -------------------------------------------------------------------------------------------------------------
 
 
-def settle(condition: Any, within: float = 8, begin: Any = None) -> None:
+def settle(condition: Any, within: float = 20, begin: Any = None) -> None:
     """Wait until condition holds; begin: which must have held before."""
     end = time.monotonic() + within
     while begin and not begin() and time.monotonic() < end:

@@ -35,7 +35,7 @@ ZEROCOPY = "http.response.zerocopysend"
 PIECE = 2048 * 1024  # bytes per sendfile at most, half a millisecond; an eighth of it costs a third more CPU per byte
 SMALLEST = 64 * 1024  # bytes per sendfile when hundreds share the loop
 PROBE = 1024 * 1024  # bytes between looks whether a piece is in the page cache; read-ahead fills what is between
-TURN, ROUND = 0.002, 0.008  # seconds that one transfer, and all together, may keep the loop from DHCP and TFTP
+TURN, ROUND = 0.001, 0.002  # seconds that one transfer, and all together, may keep the loop from DHCP and TFTP
 AHEAD = 1024 * 1024  # bytes that a thread reads at a time from a cold file
 STALL = 0.01  # seconds that one sendfile may take; a slower one waited for the disk although the probe found the page
 READERS = 4  # threads for cold files
@@ -106,7 +106,7 @@ class Copy:
         """Send until the socket is full, the file is done, or the loop has others to serve."""
         start = time.perf_counter()
         end = start + min(TURN, ROUND / Copy._active)
-        most = min(PIECE, max(SMALLEST, 8 * PIECE // Copy._active))
+        most = min(PIECE, max(SMALLEST, 2 * PIECE // Copy._active))
         while start < end:
             piece = min(most, self._left)
             if self._offset + piece > self._warm_to and not self._warm(piece):
