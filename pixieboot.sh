@@ -254,9 +254,10 @@ kernel_packages() {
 run_tests() {
     part=full
     [ "${1-}" != --fast ] || { part=fast; shift; }
+    # Not below a home directory: the daemon under test gives up root, and must still be able to read its libraries.
     cache=$shared
-    [ "$uid" = 0 ] || cache=${XDG_CACHE_HOME:-$HOME/.cache}/pixieboot
-    mkdir -p "$cache"
+    [ "$uid" = 0 ] || cache=$shared/$(id -un)
+    [ -w "$cache" ] || as_root install -d -o "$uid" -m 0755 "$cache"
     if have_apt; then
         # shellcheck disable=SC2086 # lists of words
         if [ "$part" = fast ]; then
@@ -288,10 +289,37 @@ run_tests() {
     fi
     # Most tests wait for time to pass, so several at once; all tests together run one after the other, undisturbed.
     [ "$part" = full ] || set -- -m "not slow and not e2e" -n 4 --dist loadfile "$@"
-    # What root writes is not to lie in the checkout or in a home directory, where its owner could not remove it.
+    # What root writes is not to lie in the checkout, where its owner could not remove it.
     become_root env "PATH=$shared/tools/usr/sbin:$bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin" ${CI:+"CI=$CI"} \
         "HYPOTHESIS_STORAGE_DIRECTORY=$shared/hypothesis" "PYTHONPYCACHEPREFIX=$shared/pycache" \
-        "$bin/python" -m pytest -o "cache_dir=$shared/pytest" "$@"
+        "$here/pixieboot.sh" in-reach "$bin/python" -m pytest -o "cache_dir=$shared/pytest" "$@"
+}
+
+# in_reach COMMAND…: runs as root, in the checkout.  The daemon under test becomes the user pixieboot and goes on reading its
+# program: a checkout that others cannot reach (a home, a temporary directory) is put where they can, for this command alone.
+in_reach() {
+    cd "$here"
+    if setpriv --reuid 65534 --regid 65534 --clear-groups -- test -r "$here/pixieboot/cli.py"; then
+        exec "$@"
+    fi
+    mkdir -p "$shared/checkout"
+    # shellcheck disable=SC2016 # the inner shell's
+    exec unshare --mount --propagation private sh -ec '
+        from=$1 to=$2
+        shift 2
+        mount -t tmpfs -o mode=0755 checkout "$to"
+        cd "$to"
+        if [ -n "$(find "$from/pixieboot" ! -perm -o=r -print | head -n 1)" ]; then
+            cp -a "$from/." .
+            chmod -R o+rX .
+        else
+            for entry in "$from"/* "$from"/.[!.]*; do
+                [ -e "$entry" ] || continue
+                if [ -d "$entry" ]; then mkdir "${entry##*/}"; else : >"${entry##*/}"; fi
+                mount --bind "$entry" "${entry##*/}"
+            done
+        fi
+        exec "$@"' sh "$here" "$shared/checkout" "$@"
 }
 
 # --- lock -----------------------------------------------------------------------------------------------------------
@@ -322,9 +350,9 @@ case $command in
 serve) serve "$@" ;;
 test) run_tests "$@" ;;
 lock) lock ;;
-unpack) # not for people: the part of test that root does
-    [ "$uid" = 0 ] || die "unpack is a part of test"
-    unpack_all "$1"
+unpack | in-reach) # not for people: the parts of test that root does
+    [ "$uid" = 0 ] || die "$command is a part of test"
+    if [ "$command" = unpack ]; then unpack_all "$1"; else in_reach "$@"; fi
     ;;
 install) # not for people: the part of serve that root does
     [ "$uid" = 0 ] || die "install is a part of serve"
