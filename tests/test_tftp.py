@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixieboot.tftp import SENDS, STALLED_SENDS, Limits, ReadTransfer, Result, Send, Terms, negotiate, netascii
+from pixieboot.tftp import HURRY, SENDS, STALLED_SENDS, Limits, ReadTransfer, Result, Send, Terms, negotiate, netascii
 from pixieboot.wire.tftp import Ack, Data, Error, OptionAck, ReadRequest, acknowledgement, decode
 
 ETHERNET = Limits(1468, 64)
@@ -160,9 +160,16 @@ def test_a_client_with_windows_that_asks_three_times_is_not_kept_waiting() -> No
     """Its first block of the window was lost: it says so again and again (RFC 7440 §4), and nothing under way can answer it."""
     transfer = began(size=512 * 40, windowsize="16")
     transfer.receive(Ack(0), 0.0)
-    assert [transfer.receive(Ack(0), at) for at in (0.1, 0.2)] == [None, None]
-    assert transfer.deadline == pytest.approx(0.25)
-    assert transfer.expire(0.25) == (1, 16)
+    assert [transfer.receive(Ack(0), at) for at in (0.05, 0.1)] == [None, None]
+    assert transfer.deadline == pytest.approx(0.1 + HURRY)
+    assert transfer.expire(transfer.deadline) == (1, 16)
+
+
+def test_a_client_with_windows_whose_own_timer_speaks_is_not_kept_waiting() -> None:
+    transfer = began(size=512 * 40, windowsize="16")
+    transfer.receive(Ack(0), 0.0)
+    assert transfer.receive(Ack(0), 0.25) is None
+    assert transfer.deadline == pytest.approx(0.25 + HURRY)
 
 
 STRANGE_ACKS = {
