@@ -54,6 +54,8 @@ def split(events: Iterable[Event]) -> list[Boot]:
     """The boots in a machine's events, oldest first.  What belongs to no network boot (lease renewals) is left out."""
     found: list[list[Event]] = []
     for event in sorted(events, key=lambda event: event.at):
+        if event.service == "api":
+            continue  # an operator's order is no sign of the machine
         if not found or _begins(event, found[-1]):
             found.append([])
         found[-1].append(event)

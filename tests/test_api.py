@@ -164,38 +164,6 @@ def test_no_cors(served: Served) -> None:
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_the_token_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
-    settings = Settings(state=f"sqlite:{tmp_path}/state.db")
-    with pytest.raises(Exception, match="no token yet"):
-        access.read_token(settings)
-    token = access.make_token(settings)
-    assert len(token) > 40 and access.make_token(settings) == token == access.read_token(settings)
-    assert access.token_path(settings).stat().st_mode & 0o777 == 0o600
-    access.token_path(settings).write_text("short\n")
-    with pytest.raises(Exception, match="too short"):
-        access.make_token(settings)
-    with pytest.raises(Exception, match="cannot be written"):
-        access.make_token(Settings(state=f"sqlite:{tmp_path}/none/state.db"))
-
-
-def test_where_the_socket_is(tmp_path: Path) -> None:
-    assert access.socket_path(Settings()) == Path("/run/pixieboot/api.sock")
-    assert access.socket_path(Settings(state=f"sqlite:{tmp_path}/state.db")) == tmp_path / "api.sock"
-
-
-def test_a_socket_of_a_long_path_and_of_a_dead_daemon(tmp_path: Path) -> None:
-    path = tmp_path / ("d" * 120) / "api.sock"
-    path.parent.mkdir()
-    first = access.listen(path)
-    with pytest.raises(Exception, match="another pixieboot answers"):
-        access.listen(path)
-    first.close()
-    access.listen(path).close()
-    assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(Exception, match="cannot be made"):
-        access.listen(tmp_path / "no" / "such" / "api.sock")
-
-
 # --- reading ---
 
 
@@ -382,39 +350,6 @@ def test_events(served: Served) -> None:
     assert [event["kind"] for event in told] == ["offered", "sent", "script"]
     before = served.ask(f"/api/v1/events?limit=2&before={told[0]['id']}").json()["events"]
     assert [event["kind"] for event in before] == ["started", "sent"]
-
-
-def test_a_live_listener_comes_back_where_it_left_off(served: Served) -> None:
-    async def story() -> list[str]:
-        live = served.feed.live("")
-        waiting = asyncio.ensure_future(anext(live))
-        await asyncio.sleep(0)
-        served.happen(*later(UEFI[:3], time.time()))
-        first = await waiting
-        assert first is not None
-        await live.aclose()
-        again = served.feed.live(first["id"])
-        kinds = [(await anext(again) or {})["kind"], (await anext(again) or {})["kind"]]
-        other_run = served.feed.live("0-99")
-        kinds.append((await anext(other_run) or {})["kind"])
-        served.feed.stop()
-        assert [event async for event in again] == [], "the daemon ends"
-        return kinds
-
-    assert asyncio.run(story()) == ["acked", "probe", "offered"]
-
-
-def test_a_slow_listener_is_sent_away(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pixieboot.serve.feed.BEHIND", 2)
-    monkeypatch.setattr("pixieboot.serve.feed.KEEP_ALIVE", 0.01)
-
-    async def story() -> int:
-        live = served.feed.live("")
-        assert await anext(live) is None, "a sign of life"
-        served.happen(*later(UEFI, time.time()))
-        return len([event async for event in live])
-
-    assert asyncio.run(story()) == 1
 
 
 def test_the_stream(served: Served) -> None:

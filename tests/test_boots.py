@@ -58,6 +58,7 @@ SPLITS = {
         [event(0, "dhcp ignored", why="boots … (boot: local)"), event(30, "dhcp ignored", why="boots … (boot: local)")],
         [1, 1],
     ),
+    "an order of the operator is no sign of the machine": ([event(0, "api ordered", boot="once"), *UEFI], [8]),
     "events out of order": ([*reversed(UEFI)], [8]),
 }
 

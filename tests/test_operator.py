@@ -13,7 +13,6 @@ from click.testing import CliRunner, Result
 
 from pixieboot.cli import ELSEWHERE, main
 from pixieboot.client import Daemon, Unreachable
-from pixieboot.errors import OperatorError
 from pixieboot.model import Event, Mac
 from pixieboot.operator import ago, complete_machine, stamp, table, until
 from pixieboot.serve import access
@@ -145,29 +144,6 @@ def test_events(daemon: Running) -> None:
     assert daemon.run("events", "-n", "0").output == ""
 
 
-def test_events_live(daemon: Running) -> None:
-    found = Daemon.find(daemon.config, {})
-    heard = []
-
-    def listen() -> None:
-        try:
-            for event in found.follow():
-                heard.append(event)
-        except Unreachable:
-            pass
-
-    listener = threading.Thread(target=listen)
-    listener.start()
-    for number in range(100):
-        daemon._loop.call_soon_threadsafe(daemon.happen, Event(time.time(), MAC, "dhcp", "offered", {"number": number}))
-        if heard:
-            break
-        time.sleep(0.02)
-    daemon._loop.call_soon_threadsafe(daemon.feed.stop)
-    listener.join(5)
-    assert heard[0]["kind"] == "offered"
-
-
 def test_token(daemon: Running) -> None:
     assert daemon.run("token").exit_code == 2
     token = access.make_token(daemon.context.settings)
@@ -183,18 +159,6 @@ def test_machine_files_from_the_shell(daemon: Running) -> None:
     assert daemon.run("machines", "remove", "web2").exit_code == 0
     refused = daemon.run("machines", "set", "web1", "boot=once")
     assert refused.exit_code == 2 and "machines.yaml:1: machine web1 stands among others" in refused.output
-
-
-def test_by_tcp_with_the_token(daemon: Running) -> None:
-    url = f"http://127.0.0.1:{daemon.port}"
-    right = {"PIXIEBOOT_API": url, "PIXIEBOOT_TOKEN": "correct-horse-battery-staple"}
-    assert Daemon.find(None, right).get("/machines")["total"] == 1
-    with pytest.raises(OperatorError, match="token is missing or wrong"):
-        Daemon.find(None, {**right, "PIXIEBOOT_TOKEN": "nonsense"}).get("/machines")
-    with pytest.raises(OperatorError, match="no address of the API"):
-        Daemon.find(None, {"PIXIEBOOT_API": "ftp://x"})
-    with pytest.raises(Unreachable, match="no pixieboot answers there"):
-        Daemon.find(None, {"PIXIEBOOT_API": "http://127.0.0.1:1"}).get("/machines")
 
 
 def test_nobody_there(tmp_path: Path) -> None:
