@@ -15,6 +15,7 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 MACHINES = 20_000  # timelines kept in memory: the least recently seen machine goes first
 EVENTS_PER_MACHINE = 200
 REPEAT_SECONDS = 5.0  # the same fact about the same machine within this time is counted, not said again
+LINES_PER_SECOND = 500  # of the log: a flood of made-up machines does not fill the disk
 VALUE_LIMIT = 300  # characters of one value in a log line
 
 # Control and bidirectional characters could forge log lines or hide text on a terminal (protocol.md §5.2.8).
@@ -34,6 +35,7 @@ class Journal:
         self._macs: OrderedDict[str, Mac] = OrderedDict()  # address -> the machine last seen with it
         self._last: OrderedDict[tuple[Mac | None, str, str], tuple[Event, int]] = OrderedDict()
         self._listeners: list[Listener] = []
+        self._second, self._lines = 0, 0
         self.counts: dict[tuple[str, str], int] = {}
 
     def record(self, event: Event) -> None:
@@ -52,10 +54,22 @@ class Journal:
             self._last.popitem(last=False)
         if event.mac:
             self._keep(event.mac, event)
-        if LEVELS[event.level] >= self._level:
+        if LEVELS[event.level] >= self._level and self._may_write(event):
             self._stream.write(self._line(event, {"repeated": before[1]} if before and before[1] else {}))
         for listener in self._listeners:
             listener(event)
+
+    def _may_write(self, event: Event) -> bool:
+        """Is there room for one more line in this second?  Warnings always have it; what is left out is counted."""
+        second = int(event.at)
+        if second != self._second:
+            left_out, self._second, self._lines = self._lines - LINES_PER_SECOND, second, 0
+            if left_out > 0:
+                self._stream.write(self._line(Event(event.at, None, "journal", "left out", {"lines": left_out}, "warning"), {}))
+        if LEVELS[event.level] >= logging.WARNING:
+            return True
+        self._lines += 1
+        return self._lines <= LINES_PER_SECOND
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call listener with every new fact (repetitions excepted) until the returned function is called."""

@@ -43,7 +43,7 @@ RASPBERRY_PI_OUIS = frozenset(("b8:27:eb", "dc:a6:32", "e4:5f:01", "28:cd:c1", "
 OLD_PI_OUI, OLD_PI_DELAY = "b8:27:eb", 2.0  # the ROM of a Pi 3 hangs when DHCP and TFTP both answer within 2 s
 NO_PXEDHCP = bytes.fromhex("b00101")  # in option 175: iPXE need not wait for a proxy offer
 _HTTP_FEATURE, _NO_PXEDHCP_CODE = 19, 176
-STYLES = ("direct", "binl", "menu")
+STYLES = ("binl", "direct", "menu")  # in the order in which they are tried
 
 
 def client_of(message: Message) -> Client:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pixieboot.journal import MACHINES, Journal, printable
+from pixieboot.journal import LINES_PER_SECOND, MACHINES, Journal, printable
 from pixieboot.model import Event, Mac
 
 MAC = Mac("52:54:00:12:34:56")
@@ -88,3 +88,15 @@ def test_a_value_with_quotes_and_spaces_stays_one_word() -> None:
     out = io.StringIO()
     Journal(out).record(Event(1.0, None, "dhcp", "ignored", {"vendor": 'x" mac=evil\n'}))
     assert out.getvalue() == """- dhcp ignored vendor="x' mac=evil\\x0a"\n"""
+
+
+def test_a_flood_is_cut_short_in_the_log_and_counted() -> None:
+    out = io.StringIO()
+    journal = Journal(out)
+    for number in range(LINES_PER_SECOND + 7):
+        journal.record(Event(1.0, Mac.of(number.to_bytes(6)), "dhcp", "offered"))
+    journal.record(Event(1.5, None, "dhcp", "lease not kept", {}, "alarm"))
+    journal.record(Event(2.0, MAC, "dhcp", "offered"))
+    lines = out.getvalue().splitlines()
+    assert len(lines) == LINES_PER_SECOND + 3
+    assert lines[-3:] == ["ALARM - dhcp lease not kept", "- journal left out lines=7", f"{MAC} dhcp offered"]

@@ -376,7 +376,7 @@ def test_the_rom_of_a_pi_3_is_given_time() -> None:
 
 def test_field_1_three_discovers_without_progress_change_the_style() -> None:
     styles = Styles()
-    assert [styles.asked(UEFI, "binl", at) for at in (0.0, 4.0, 12.0, 28.0)] == [None, None, "menu", None]
+    assert [styles.asked(UEFI, "binl", at) for at in (0.0, 4.0, 12.0, 28.0)] == [None, None, "direct", None]
 
 
 def test_every_style_has_its_turn() -> None:

@@ -27,6 +27,7 @@ from pixieboot.serve.dhcpd import DhcpService
 from pixieboot.serve.files import open_boot_file
 from pixieboot.serve.httpd import HttpService
 from pixieboot.serve.links import Sites
+from pixieboot.serve.loop import DirectLoop
 from pixieboot.serve.tftpd import TftpService
 
 GRACE = 1.5  # seconds that transfers get to finish after SIGTERM: the whole stop takes under 2
@@ -58,10 +59,11 @@ def run(path: Path | None, overrides: Mapping[str, Any]) -> None:
     try:
         journal = Journal(sys.stderr, settings.log.level, settings.log.format)
         sites = Sites(settings, settings.loaders)
-        context = Context(settings, registry, store, Leases(store.leases()), journal, sites)
+        context = Context(settings, registry, store, Leases(store.leases(), store.newest), journal, sites)
         with privilege.acting_as(user):
             daemon = Daemon(context, path, overrides)  # makes files beside the state
-        asyncio.run(_run(daemon, user))
+        with asyncio.Runner(loop_factory=DirectLoop) as runner:
+            runner.run(_run(daemon, user))
     finally:
         store.close()
 
@@ -160,7 +162,10 @@ class Daemon:
             for fault in error.faults:
                 self._record("rejected", level="warning", error=str(fault))
             return
-        if kept := [name for name in NEEDS_RESTART if _value(old, name) != _value(new, name)]:
+        kept = [name for name in NEEDS_RESTART if _value(old, name) != _value(new, name)]
+        if not _uses_dhcp(old) and _uses_dhcp(new):
+            kept.append("networks")
+        if kept:
             self._record("restart needed", level="warning", settings=" ".join(kept))
             new = replace(
                 new,
@@ -170,6 +175,7 @@ class Daemon:
                 api=old.api,
                 tftp=replace(new.tftp, port=old.tftp.port, single_port=old.tftp.single_port),
                 http=replace(new.http, port=old.http.port),
+                networks=old.networks if "networks" in kept else new.networks,
             )
         self._context.settings = new
         self._context.sites.reload(new, new.loaders)
@@ -235,6 +241,11 @@ def _signature(path: Path | None) -> tuple[int, int, int] | None:
             status = path.stat()
             return status.st_mtime_ns, status.st_size, status.st_ino
     return None
+
+
+def _uses_dhcp(settings: Settings) -> bool:
+    """Are ports 67 and 4011 opened for these settings?"""
+    return not settings.networks or any(network.mode != "off" for network in settings.networks)
 
 
 def _value(settings: Settings, name: str) -> object:
