@@ -160,6 +160,19 @@ def test_silence_in_the_middle_is_counted_from_the_last_packet(client: Client, w
     assert first == again == [Data(9 + ahead, CONTENT[(8 + ahead) * 512 : (9 + ahead) * 512]) for ahead in range(windowsize)]
 
 
+def test_a_client_with_windows_that_asks_three_times_is_answered_soon(client: Client) -> None:
+    """The timer on the loop follows when the deadline is brought forward."""
+    client.ask("file", blksize=512, windowsize=4)
+    client.hear()
+    client.send(Ack(0))
+    first = client.hear_all(0.1)
+    assert len(first) == 4
+    client.send(Ack(0))
+    assert client.hear_all(0.1) == []
+    client.send(Ack(0))
+    assert client.hear_all(0.2) == first
+
+
 def test_a_transfer_speaks_of_its_trouble(server: Server, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packets that cannot be sent (a firewall) are lost packets, and the reason is in the end's event."""
     monkeypatch.setattr("pixieboot.tftp.WAIT", 0.02)

@@ -120,7 +120,11 @@ class Transfer:
             log.debug("%s:%d: %s", *self.peer, error)
             return
         self._catch_up()
-        self._carry_out(self._machine.receive(packet, self._loop.time()))
+        machine = self._machine
+        self._carry_out(machine.receive(packet, self._loop.time()))
+        if self._timer and not machine.result and machine.deadline < self._timer.when():  # brought forward
+            self._timer.cancel()
+            self._timer = self._loop.call_at(machine.deadline, self._expire)
 
     def abort(self, why: str) -> None:
         """End it from our side; the client is told, if it has ever said anything."""
