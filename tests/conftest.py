@@ -31,6 +31,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def reachable(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Temporary directories can be entered by other users: the daemon under test gives up root and reads its files there."""
+    base = tmp_path_factory.getbasetemp()
+    for directory in (base, *base.parents):
+        if directory.name.startswith(("pytest-", "popen-")):
+            directory.chmod(0o755)
+
+
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Golden:
     """golden("captures/uefi.txt", text): text is what that file below tests/ says, or with --update-golden will say."""

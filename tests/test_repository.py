@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -18,12 +19,15 @@ PACKAGE = TOP / "pixieboot"
 DOCUMENTS = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md")), TOP / "tftproot/README.md", TOP / "ARCHITECTURE.md"]
 
 
+LEFT_BY_TOOLS = {".git", "__pycache__", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
+
+
 def tracked() -> list[Path]:
     """Every file of the repository: what git knows, or outside of a clone what is there."""
     listing = ["git", "-c", "safe.directory=*", "-C", str(TOP), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(listing, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode:
-        return [path for path in TOP.rglob("*") if path.is_file() and not {".git", "__pycache__"} & set(path.parts)]
+    done = subprocess.run(listing, capture_output=True, text=True, timeout=60, check=False) if shutil.which("git") else None
+    if done is None or done.returncode:
+        return [path for path in TOP.rglob("*") if path.is_file() and not LEFT_BY_TOOLS & set(path.parts)]
     return [path for name in done.stdout.split("\0") if name and (path := TOP / name).is_file()]
 
 
