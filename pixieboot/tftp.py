@@ -24,7 +24,6 @@ SENDS = 5  # of the same thing to a peer that says nothing
 STALLED_SENDS = 40  # of the same thing to a peer that talks, but does not get on
 WAIT, LONGEST_WAIT = 1.0, 8.0  # seconds before the first repetition; before any
 HURRY = 0.02  # seconds to the repetition, in a transfer with windows, once the client has said for certain what it lacks
-QUIET = 0.2  # seconds after which a repeated ACK is no copy that the network made: the client's own timer speaks
 
 Span = tuple[int, int]
 """Blocks to send: the first and the last of them."""
@@ -210,14 +209,13 @@ class ReadTransfer:
     def _heard_again(self, now: float) -> None:
         """The same ACK again: the peer lives, and waits for what it did not get.  Only the timer resends.
 
-        With windows the timer is brought forward at the third ACK of a block, or at one that comes when all has long arrived: that
-        is how a client tells that the first block of a window was lost (RFC 7440 §4).
+        With windows the timer is brought forward at the third ACK of a block: that is how a client tells that the first block of a
+        window was lost (RFC 7440 §4).  The second one may be a copy that the network made, however late it comes.
         """
         self._repeats += 1
         self._unanswered = 1
-        late = now >= self.deadline - self._wait + QUIET
-        hurry = self._window > 1 and (self._repeats == 2 or (self._repeats == 1 and late))
-        self.deadline = min(self.deadline, now + (HURRY if hurry else self._wait))
+        wait = HURRY if self._window > 1 and self._repeats == 2 else self._wait
+        self.deadline = min(self.deadline, now + wait)
 
     def _what(self) -> str:
         return "OACK" if self.acked < 0 else f"DATA {self.acked + 1}"
