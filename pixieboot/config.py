@@ -15,9 +15,8 @@ from pixieboot.errors import Faults, OperatorError
 from pixieboot.inventory import Inventory
 from pixieboot.model import Arch, Network, Pool
 from pixieboot.registry import Registry
-from pixieboot.registry.bootcfg import is_bootcfg
 from pixieboot.registry.fields import Fields, listed, nearest
-from pixieboot.registry.matchbox import is_matchbox
+from pixieboot.registry.kinds import is_bootcfg, is_matchbox
 from pixieboot.registry.strictyaml import Node, parse, read_text
 
 STATE_DIRECTORY = Path("/var/lib/pixieboot")

@@ -4,7 +4,7 @@ import json
 import logging
 import re
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TextIO
@@ -129,3 +129,24 @@ def _word(value: object) -> str:
 def _quoted(text: str) -> str:
     text = printable(text)
     return text if _BARE.fullmatch(text) else '"' + text.replace('"', "'") + '"'
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """One fact of the journal."""
+    return {
+        "at": round(event.at, 6),
+        "mac": event.mac,
+        "service": event.service,
+        "kind": event.kind,
+        "level": event.level,
+        "detail": plain(event.detail),
+    }
+
+
+def plain(value: Any) -> Any:
+    """A value of `vars` as JSON knows it."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)

@@ -22,7 +22,7 @@ from pixieboot.model import (
 )
 
 LOOP_LIMIT = 3  # loads of one NBP in two minutes that led to no script: it will not work the next time either
-# The NBP to try when the default one was loaded again and again: the firmware's own network driver instead of iPXE's, or the reverse.
+# What to try when the default NBP was loaded again and again: the firmware's own network driver instead of iPXE's, or the reverse.
 ALTERNATES = {
     "ipxe.efi": "snponly.efi",
     "snponly.efi": "ipxe.efi",

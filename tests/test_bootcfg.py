@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pixieboot.registry import Registry
-from pixieboot.registry.bootcfg import is_bootcfg
 from pixieboot.registry.foreign import Foreign
+from pixieboot.registry.kinds import is_bootcfg
 
 UUID = "16e7d8a7-bfa9-428b-9117-363341bb330b"
 FILES: dict[str, Any] = {

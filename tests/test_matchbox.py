@@ -9,7 +9,7 @@ import pytest
 
 from pixieboot.registry import Registry, butane
 from pixieboot.registry.foreign import Answer, Foreign
-from pixieboot.registry.matchbox import is_matchbox
+from pixieboot.registry.kinds import is_matchbox
 
 FILES: dict[str, Any] = {
     "groups/default.json": {"id": "default", "name": "Default", "profile": "install"},

@@ -2,8 +2,9 @@
 
 import json
 
+from pixieboot.journal import event_json, plain
 from pixieboot.model import Arch, Event, Group, Lease, LeaseState, Mac, Machine, MachineState, Profile
-from pixieboot.serve.views import description, event_json, group_json, last_address, lease_json, plain, profile_json, state_json
+from pixieboot.serve.views import description, group_json, last_address, lease_json, profile_json, state_json
 
 MAC = Mac("52:54:00:12:34:56")
 

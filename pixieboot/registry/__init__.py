@@ -4,16 +4,28 @@ Whose directory it is shows in what lies there: pixieboot's own, Matchbox's, or 
 """
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.inventory import Inventory
-from pixieboot.registry.bootcfg import BootcfgDirectory, is_bootcfg
 from pixieboot.registry.foreign import Foreign
-from pixieboot.registry.matchbox import MatchboxDirectory, is_matchbox
+from pixieboot.registry.kinds import is_bootcfg, is_matchbox
 from pixieboot.registry.yamldir import Stamp, YamlDirectory
 
 DEFAULT = "/etc/pixieboot"
+
+
+class Store(Protocol):
+    """A directory that holds a registry.  load raises Faults; signature changes whenever a file does."""
+
+    @property
+    def foreign(self) -> Foreign | None: ...
+    @property
+    def notes(self) -> list[OperatorError]: ...
+    def signature(self) -> dict[str, Stamp]: ...
+    def load(self, version: int) -> Inventory: ...
 
 
 class Registry:
@@ -28,7 +40,8 @@ class Registry:
         self.current = Inventory.build()
         self.foreign: Foreign | None = None
         self.notes: tuple[OperatorError, ...] = ()
-        self._store: YamlDirectory | MatchboxDirectory | BootcfgDirectory = YamlDirectory(Path(source), source != DEFAULT)
+        self._kind: Callable[[Path], Store] = self._own
+        self._store: Store = self._own(Path(source))
         self._seen: dict[str, Stamp] = {}
 
     def load(self) -> None:
@@ -58,12 +71,24 @@ class Registry:
         """Has any file changed since the last load?  Looks at sizes and times only."""
         return self._store.signature() != self._seen
 
-    def _fitting_store(self) -> YamlDirectory | MatchboxDirectory | BootcfgDirectory:
+    def _fitting_store(self) -> Store:
         root = Path(self.source)
+        kind: Callable[[Path], Store] = self._own
         try:
-            kind = BootcfgDirectory if is_bootcfg(root) else MatchboxDirectory if is_matchbox(root) else YamlDirectory
+            # The stores of other programs are loaded where they are needed: no start of ours waits for them.
+            if is_bootcfg(root):
+                from pixieboot.registry.bootcfg import BootcfgDirectory
+
+                kind = BootcfgDirectory
+            elif is_matchbox(root):
+                from pixieboot.registry.matchbox import MatchboxDirectory
+
+                kind = MatchboxDirectory
         except OSError:  # it may not be read: as our own registry that is a fault with its place, as another's nothing is known
-            kind = YamlDirectory
-        if type(self._store) is not kind:
-            self._store = YamlDirectory(root, self.source != DEFAULT) if kind is YamlDirectory else kind(root)
+            pass
+        if kind != self._kind:
+            self._store, self._kind = kind(root), kind
         return self._store
+
+    def _own(self, root: Path) -> Store:
+        return YamlDirectory(root, self.source != DEFAULT)

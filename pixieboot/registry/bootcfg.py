@@ -34,12 +34,6 @@ PIXIECORE = "/pixiecore/v1/boot/"
 _PLACES = ("uuid", "mac", "")  # "" holds the file `default`
 
 
-def is_bootcfg(root: Path) -> bool:
-    """Does this directory look like bootcfg's?"""
-    boot = root / "boot"
-    return (boot / "uuid").is_dir() or (boot / "mac").is_dir() or (boot / "default").is_file()
-
-
 @dataclass(frozen=True, slots=True)
 class BootFile:
     kernel: str

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pixieboot.errors import OperatorError
-from pixieboot.registry.bootcfg import BootcfgDirectory, is_bootcfg
+from pixieboot.registry.bootcfg import BootcfgDirectory
 from pixieboot.registry.dhcpdconf import DhcpdFile
 from pixieboot.registry.dnsmasqconf import read_dnsmasq
 from pixieboot.registry.draft import Draft, Imported
 from pixieboot.registry.foreign import read
-from pixieboot.registry.matchbox import MatchboxDirectory, is_matchbox
+from pixieboot.registry.kinds import is_bootcfg, is_matchbox
+from pixieboot.registry.matchbox import MatchboxDirectory
 
 
 def imported(source: Path) -> Imported:

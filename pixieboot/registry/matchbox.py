@@ -23,14 +23,6 @@ BOOT_IPXE = (
 )
 DIRECTORIES = ("groups", "profiles", "ignition", "cloud", "generic")
 _ANSWERED_404 = "It is answered with 404 until it is mended."
-NATIVE = ("machines", "machines.yaml", "groups.yaml", "profiles.yaml")
-
-
-def is_matchbox(root: Path) -> bool:
-    """Does this directory look like Matchbox's?  pixieboot's own has groups and profiles too, but in YAML."""
-    if any((root / name).exists() for name in NATIVE):
-        return False
-    return any(path.suffix == ".json" for name in ("groups", "profiles") for path in (root / name).glob("*"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from pixieboot.dhcp import Reply, respond
 from pixieboot.errors import Faults, OperatorError, WireError
 from pixieboot.explain import explain, pretend
 from pixieboot.inventory import Inventory
+from pixieboot.journal import event_json
 from pixieboot.leases import Leases
 from pixieboot.model import (
     Arch,
@@ -53,7 +54,6 @@ from pixieboot.serve.metrics import CONTENT_TYPE, Metrics
 from pixieboot.serve.views import (
     boot_json,
     description,
-    event_json,
     group_json,
     last_address,
     lease_json,

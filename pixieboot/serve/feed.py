@@ -6,9 +6,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
-from pixieboot.journal import Journal
+from pixieboot.journal import Journal, event_json
 from pixieboot.model import Event, Mac
-from pixieboot.serve.views import event_json
 
 KEPT = 5000
 BEHIND = 1000  # events that a slow listener may lag before it is sent away; it comes back with Last-Event-ID

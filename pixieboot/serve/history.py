@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pixieboot.boots import split
-from pixieboot.journal import Journal
+from pixieboot.journal import Journal, event_json
 from pixieboot.model import Event, Mac
-from pixieboot.serve.views import event_json
 
 EVERY = 5.0  # seconds between writes
 BATCH = 500  # events that are written sooner
@@ -108,6 +106,8 @@ class History:
 
 def prune(database: sqlite3.Connection, now: float) -> None:
     """Forget what is older than thirty days, all but the last twenty boots of a machine, and the oldest of a file too large."""
+    from pixieboot.boots import split  # needed once in hours, and not by the start
+
     with database:
         database.execute("DELETE FROM events WHERE at < ?", (now - KEEP_SECONDS,))
         crowded = database.execute("SELECT mac FROM events GROUP BY mac HAVING count(*) > ?", (SUSPICIOUS,)).fetchall()

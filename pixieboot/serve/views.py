@@ -1,23 +1,12 @@
 """The nouns as plain values, as the API writes them.  Times are seconds since 1970."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pixieboot.boots import Boot, progress, stage
+from pixieboot.journal import plain
 from pixieboot.model import Event, Group, Lease, Machine, MachineState, Profile
 from pixieboot.verdict import Verdict
-
-
-def event_json(event: Event) -> dict[str, Any]:
-    """One fact of the journal."""
-    return {
-        "at": round(event.at, 6),
-        "mac": event.mac,
-        "service": event.service,
-        "kind": event.kind,
-        "level": event.level,
-        "detail": plain(event.detail),
-    }
 
 
 def boot_json(boot: Boot) -> dict[str, Any]:
@@ -99,15 +88,6 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "menu": profile.menu,
         "where": profile.where,
     }
-
-
-def plain(value: Any) -> Any:
-    """A value of `vars` as JSON knows it."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
 def last_address(events: Sequence[Event]) -> str | None:

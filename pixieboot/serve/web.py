@@ -20,11 +20,11 @@ from starlette.routing import Route
 from pixieboot import __version__
 from pixieboot.boots import STAGES, Boot, duration, phases, size, tell
 from pixieboot.explain import explain, pretend
-from pixieboot.journal import printable
+from pixieboot.journal import event_json, printable
 from pixieboot.model import Arch, Loader
 from pixieboot.serve import access, api
 from pixieboot.serve.api import Api, BootOrder, Refusal, Who
-from pixieboot.serve.views import boot_json, event_json, group_json, profile_json, verdict_json
+from pixieboot.serve.views import boot_json, group_json, profile_json, verdict_json
 from pixieboot.verdict import judge, nothing_heard
 
 ROOT = Path(__file__).parent.parent / "web"
