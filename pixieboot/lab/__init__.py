@@ -38,8 +38,10 @@ __all__ = ["Fact", "Firmware", "Lab", "Outcome", "run"]
 ROUTER, BOOT_HOST, POOL = "10.77.0.1", "10.77.0.2", ("10.77.0.100", "10.77.0.199")
 HTTP_PORT = 8080
 START_PATIENCE = 20.0  # seconds for the daemon to start: it looks for other DHCP servers first
+KEY_SECONDS = 0.1  # between two keys: SeaBIOS's serial keyboard drops what comes faster than it is read
 LINGER = 5.0  # seconds that a machine gets to switch itself off after its last word
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?=]*[A-Za-z]|[()][0-9A-Za-z]|.)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f]")
+_KEYS = re.compile(r"\x1b\[.|.", re.DOTALL)
 # The console's last words when the firmware found nothing to boot.
 GAVE_UP = (
     "No bootable device",
@@ -235,7 +237,9 @@ class Lab:
                         self._lines.put((time.monotonic(), "console", whole))
                     shown += text
                     if waiting and waiting[0][0] in _ESCAPES.sub("", shown):
-                        os.write(keyboard.fileno(), waiting.pop(0)[1].encode())
+                        for key in _KEYS.findall(waiting.pop(0)[1]):
+                            os.write(keyboard.fileno(), key.encode())
+                            time.sleep(KEY_SECONDS)
                         shown = ""
             if line:
                 self._lines.put((time.monotonic(), "console", line))
