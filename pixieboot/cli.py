@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 it ran and the answer is no, 2 the operator's input is wrong, 3 the daemon could not be reached.
 """
 
+import gc
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -101,8 +102,10 @@ def serve(config: Path | None, **overrides: Any) -> None:
 
     Example: sudo pixieboot serve -i eth0
     """
+    gc.disable()  # nothing of what the start makes is garbage: looking for some takes a tenth of it
     from pixieboot.serve import daemon
 
+    gc.enable()
     daemon.run(settings_path(config), {key: value for key, value in overrides.items() if value not in (None, ())})
 
 
