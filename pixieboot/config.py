@@ -1,4 +1,4 @@
-"""Settings: pixieboot.yaml (interface.md §2) with the options of the command line above it.
+"""Settings: pixieboot.yaml (docs/reference.md) with the options of the command line above it.
 
 An option wins over its environment variable, which wins over the file, which wins over the defaults.  All faults are told,
 each with its line.  Nothing here changes once it is read: a reload makes new Settings.

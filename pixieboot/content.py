@@ -1,7 +1,7 @@
 """What is at this boot path?  One answer for TFTP and for HTTP below /tftp/, out of the path alone: no file is looked at.
 
 A path is a file below tftp.root, or a configuration that is rendered for the client that its name tells, or nothing at all.
-Every path may stand below a MAC directory (52-54-00-12-34-56/ipxe.efi), which tells whose transfer it is (interface.md §6).
+Every path may stand below a MAC directory (52-54-00-12-34-56/ipxe.efi), which tells whose transfer it is.
 Boot programs search for their configuration along a ladder of names, from their own to everybody's; each rung is known here,
 so that a miss on the way is not taken for a fault.
 """
@@ -117,7 +117,7 @@ def _place(parts: tuple[str, ...], mac: Mac | None) -> Place:
 
 
 def _rung(key: str, kind: str, mac: Mac | None, parts: tuple[str, ...]) -> Place:
-    """One name of the ladder UUID, 01-MAC, address in hex shortened digit by digit, default (protocol.md §2.6)."""
+    """One name of the ladder UUID, 01-MAC, address in hex shortened digit by digit, default."""
     file = FileBelow("tftp", parts, mac, f"one name of the ladder on which {kind} looks for its configuration")
     if key == "default":
         return Rendered(kind, file, mac)

@@ -1,6 +1,6 @@
 """The registry as one immutable value, and the question it answers: who is this client, and what is it to boot?
 
-Choice (interface.md §3): a machine's own profile; else the matching group with most labels, ties broken by name; else
+Choice (docs/reference.md): a machine's own profile; else the matching group with most labels, ties broken by name; else
 `unknown`.  `vars` merge default group <- group <- machine, key by key.
 """
 
@@ -117,7 +117,7 @@ class Inventory:
         group, awaited = self._match(client, machine, site)
         profile, why = self._choose(machine, group, site, state)
         if awaited and (profile is None or profile.local) and not (machine and (machine.profile or state.profile)):
-            # A label that DHCP cannot know may still decide: let the client come as far as its script (interface.md §7.4).
+            # A label that DHCP cannot know may still decide: let the client come as far as its script.
             group, profile = awaited, MENU
             missing = ", ".join(sorted(_missing(awaited, labels_of(client, machine))))
             why = f"group {awaited.name} may match once the client tells its {missing}"

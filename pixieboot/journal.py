@@ -18,7 +18,7 @@ REPEAT_SECONDS = 5.0  # the same fact about the same machine within this time is
 LINES_PER_SECOND = 500  # of the log: a flood of made-up machines does not fill the disk
 VALUE_LIMIT = 300  # characters of one value in a log line
 
-# Control and bidirectional characters could forge log lines or hide text on a terminal (protocol.md §5.2.8).
+# Control and bidirectional characters could forge log lines or hide text on a terminal.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 _BARE = re.compile(r"[^\s\"'=\\]+")
 
@@ -85,7 +85,7 @@ class Journal:
         return list(self._timelines)
 
     def mac_of(self, address: str) -> Mac | None:
-        """The machine last seen with this address, by its lease or a request that named its MAC (interface.md §7.6)."""
+        """The machine last seen with this address, by its lease or a request that named its MAC."""
         return self._macs.get(address)
 
     def _keep(self, mac: Mac, event: Event) -> None:

@@ -326,7 +326,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """One entry of `networks` in the settings (interface.md §2), with its defaults."""
+    """One entry of `networks` in the settings (docs/reference.md), with its defaults."""
 
     interface: str | None = None
     subnet: IPv4Network | None = None
@@ -414,7 +414,7 @@ class LeaseState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """An address and who holds it.  client is the key (§1.2 of RFC 2131's binding): the MAC, or "id:" + option 61 in hex."""
+    """An address and who holds it.  client is the key (RFC 2131 §4.2): the MAC, or "id:" + option 61 in hex."""
 
     address: str
     client: str

@@ -212,7 +212,7 @@ def delay_of(client: Client, assignment: Assignment) -> float:
 def add_boot_data(
     reply: Message, request: Message, client: Client, step: LoadNBP | FetchScript, site: Site, style: str, leasing: bool
 ) -> dict[int, bytes]:
-    """Fill siaddr, sname and file, and return the options that go with them (PXE 2.1 §2.2, protocol of the firmware's kind).
+    """Fill siaddr, sname and file, and return the options that go with them (PXE 2.1 §2.2), as the firmware's kind wants them.
 
     leasing: the reply carries an address as well.  style "": the file and no option 43, as on port 4011.
     """

@@ -2,7 +2,7 @@
 
 Templates are the operator's and run in Jinja's sandbox; an undefined name is an error that names template, line and name.
 What a client says of itself is data: before a template sees it, everything but [A-Za-z0-9._:-] becomes "_" and the rest is
-cut at 64 characters, so that it can neither begin a line nor end an argument (protocol.md §5.2.7).  URLs are absolute, on
+cut at 64 characters, so that it can neither begin a line nor end an argument.  URLs are absolute, on
 this host's address on that network: in proxy mode ${next-server} is the router.
 """
 
@@ -40,7 +40,7 @@ BUILT_IN = "pixieboot/"  # templates of ours; an operator's template of the same
 MENU_TIMEOUT = 20  # seconds until the menu boots the local disk
 LONGEST_CLIENT_VALUE = 64
 NETBOOT_XYZ = "http://boot.netboot.xyz"
-# Kinds with an endpoint of their own (interface.md §4); all others are served at /files/KIND.
+# Kinds with an endpoint of their own (docs/reference.md, HTTP); all others are served at /files/KIND.
 ENDPOINTS = ("ignition", "cloud", "generic", "metadata")
 SEED = ("user-data", "meta-data", "vendor-data", "network-config")  # cloud-init's NoCloud
 
@@ -118,7 +118,7 @@ def pxelinux(step: Step, client: Client, assignment: Assignment, site: Site, inv
 
 
 def pixiecore(step: Boot, client: Client, assignment: Assignment, site: Site, inventory: Inventory) -> dict[str, Any]:
-    """The step as Pixiecore's API tells it (compat.md §1.1)."""
+    """The step as Pixiecore's API tells it: kernel, initrd, cmdline and message, or ipxe-script."""
     if not step.profile.kernel:
         return {"ipxe-script": ipxe(step, client, assignment, site, inventory)}
     page = _Page(client, assignment, site, inventory)

@@ -11,7 +11,7 @@ from pixieboot.boots import GAP, LOADER_ARCHES, Boot, Facts, base, duration, is_
 from pixieboot.content import EXPECTED_MISSES
 from pixieboot.model import Assignment, Event, Loader
 
-# How long a machine may be silent before "it is still at it" becomes "it stopped here" (firmware.md: measured).
+# How long a machine may be silent before "it is still at it" becomes "it stopped here" (measured, with OVMF, ROMs and iPXE).
 OFFER_PATIENCE = 15.0  # EDK2 collects offers for 3.8 s; ROMs repeat at 4, 8, 16 s
 LOADER_PATIENCE = 60.0  # iPXE of 2019 with IPv6: up to 16 s; STP after its driver drops the link: 30 to 50 s
 SCRIPT_PATIENCE = 20.0

@@ -1,4 +1,4 @@
-"""HTTP as machines need it, on real sockets: each rule of protocol.md §4 against each of the protocol classes."""
+"""HTTP as machines need it, on real sockets: each rule of it (RFC 9110, RFC 9112) against each of the protocol classes."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The registry in a directory: machines, groups, profiles (NAME.yaml or NAMES.yaml) and templates (interface.md §3).
+"""The registry in a directory: machines, groups, profiles (NAME.yaml or NAMES.yaml) and templates (docs/reference.md).
 
 Every file is parsed once per version of it: a changed file costs its own parsing and one pass over all that is known.  Large
 files are parsed entry by entry, and an entry that reads as before is not parsed again.

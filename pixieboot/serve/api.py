@@ -1,4 +1,4 @@
-"""The operator's API (interface.md §5): what the machines are, did and shall do next.  JSON for programs, one stream of events.
+"""The operator's API (docs/reference.md): what machines are, did and shall do next.  JSON for programs, one stream of events.
 
 ENDPOINTS is the whole of it: the routes and /openapi.json are both made from that table.  By TCP a request shows the token, by
 the UNIX socket it need not: only root and the daemon's user can open that.
@@ -646,7 +646,7 @@ Call = Callable[[Request], Awaitable[Response]]
 
 
 class Gate:
-    """Who may ask: by TCP the token, a Host that is ours and, to change something, no foreign page (protocol.md §5.2.10)."""
+    """Who may ask: by TCP the token, a Host that is ours and, to change something, no foreign page."""
 
     def __init__(self, app: ASGIApp, token: str | None, base_url: Callable[[], str], open_paths: Sequence[str] = ()) -> None:
         """token None: the UNIX socket, where the file's mode decides.  open_paths: prefixes that need no token."""

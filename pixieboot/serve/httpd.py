@@ -1,4 +1,4 @@
-"""HTTP for booting machines: scripts, documents, kernels and the TFTP tree, by the rules that firmware needs (interface.md §4).
+"""HTTP for booting machines: scripts, documents, kernels and the TFTP tree, by the rules that firmware needs (docs/reference.md).
 
 Content-Length on everything, header names in canonical case, never a redirect, a compression or a chunk on a boot path.
 Bare ASGI: a boot asks for a handful of paths, and each microsecond here is paid by a whole rack.
@@ -232,7 +232,7 @@ class HttpService:
             self._socket.close()
 
     def admits(self, local: str, ifindex: int | None) -> bool:
-        """Only the interfaces of `networks`, and this host itself (interface.md §7.1)."""
+        """Only the interfaces of `networks`, and this host itself."""
         if local.startswith("127."):
             return True
         sites = self.context.sites
@@ -642,7 +642,7 @@ SCRIPT_LOADERS = {"ipxe": Loader.IPXE, "grub": Loader.GRUB, "pxelinux": Loader.P
 
 
 def client_of(request: Request, mac: Mac | None, loader: Loader = Loader.IPXE) -> Client:
-    """Who asks, by the query (interface.md §4).  mac: what is known without it.  Raises Refused for a wrong spelling."""
+    """Who asks, by the query (docs/reference.md).  mac: what is known without it.  Raises Refused for a wrong spelling."""
     labels: dict[str, str] = {}
     for name, value in parse_qsl(request.query.decode("latin-1"), max_num_fields=None, encoding="utf-8", errors="replace"):
         labels.setdefault(name, value)  # the first of several, as Matchbox reads them; empty ones tell nothing

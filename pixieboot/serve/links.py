@@ -232,7 +232,7 @@ class Sites:
         return next((link for link in self.links.values() if link.name == name), None)
 
     def mark_foreign_pxe(self, ifindex: int, present: bool = True) -> None:
-        """Another PXE server answers on this interface: strangers are left to it unless `unknown` is set (interface.md §2)."""
+        """Another PXE server answers on this interface: strangers are left to it unless `unknown` is set."""
         if present != (ifindex in self._foreign_pxe):
             (self._foreign_pxe.add if present else self._foreign_pxe.discard)(ifindex)
             self.rebuild()

@@ -1,6 +1,6 @@
 """Which other DHCP and PXE servers answer on the networks that we serve: asked at start and hourly, overheard in between.
 
-A guest in a foreign network (protocol.md §5.2.12): server mode does not begin where another server leases, and whoever
+A guest in a foreign network: server mode does not begin where another server leases, and whoever
 turns up later is named.
 """
 

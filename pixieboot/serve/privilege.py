@@ -1,4 +1,4 @@
-"""From root to the system user `pixieboot`, once the sockets are bound (protocol.md §5.2.11)."""
+"""From root to the system user `pixieboot`, once the sockets are bound."""
 
 import ctypes
 import os

@@ -80,7 +80,7 @@ def test_real_clients_get_and_renew_their_leases(net: Lan) -> None:
 
 
 def test_one_machine_keeps_one_address_from_its_rom_to_linux(net: Lan) -> None:
-    """field.md 28: each stage sends another client identifier, or none."""
+    """Each stage sends another client identifier, or none (poseidon/matchbox#245)."""
     chaddr = mac(0x400)
     stages = [PXE, UEFI, {61: b"\1" + chaddr, **IPXE}]
     addresses = {net.client.lease(chaddr, stage).message.yiaddr for stage in stages}

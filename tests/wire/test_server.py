@@ -455,7 +455,7 @@ def test_a_bios_rom_gets_its_program_with_discovery_switched_off(client: Client,
     (offer,) = client.ask(client.message(DISCOVER, who, PXE, flags=0x8000))
     assert offer.message.file or offer.option(67)
     assert offer.message.siaddr == ADDRESS and offer.message.yiaddr in POOL
-    if offer.option(60) is not None:  # 60 without 43.6 sends EDK2 and many ROMs to port 4011 (protocol.md §2.2)
+    if offer.option(60) is not None:  # 60 without 43.6 sends EDK2 and many ROMs to port 4011 (tianocore/edk2#8149)
         assert offer.option(60) == b"PXEClient" and offer.option(43) == b"\6\1\x08\xff"
 
 
