@@ -128,7 +128,7 @@ def list_machines(config: Path | None, as_json: bool) -> None:
 def show_machine(machine: str, config: Path | None, as_json: bool) -> None:
     """Everything that is known of one machine.
 
-    Example: pixieboot machines show 52:54:00:12:34:56
+    Example: pixieboot machines show 02:00:5e:00:53:01
     """
     told = Daemon.find(settings_path(config)).get(f"/machines/{machine}")
     if as_json:
@@ -156,7 +156,7 @@ def show_machine(machine: str, config: Path | None, as_json: bool) -> None:
 def add_machine(name: str, settings: tuple[str, ...], config: Path | None) -> None:
     """Describe a machine in a file of its own: REGISTRY/machines/NAME.yaml.
 
-    Example: pixieboot machines add web2 mac=52:54:00:12:34:57 profile=linux vars.role=worker
+    Example: pixieboot machines add web2 mac=02:00:5e:00:53:04 profile=menu vars.role=worker
     """
     from pixieboot.adopt import add
 

@@ -8,9 +8,11 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+import yaml
 
 from pixieboot import cli
 
@@ -91,6 +93,37 @@ def test_no_promise_without_a_deed() -> None:
         if marks.search(line)
     ]
     assert not found, found
+
+
+def test_a_document_that_is_named_is_there() -> None:
+    """Comments and docstrings cite RFCs, specifications, public issues, or documents of this repository."""
+    there = {str(path.relative_to(TOP)) for path in tracked()} | {path.name for path in tracked()}
+    found = []
+    for path in tracked():
+        if path.suffix in {".py", ".sh", ".yaml", ".j2", ".toml", ".service"}:
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                found += [
+                    f"{path.relative_to(TOP)}:{number}: {name}"
+                    for name in re.findall(r"\b[\w/.-]+\.md\b", line)
+                    if name not in there
+                ]
+    assert not found, "\n".join(found)
+
+
+def test_the_sample_machines_are_nobodys_and_install_nothing() -> None:
+    """install-service puts the samples in force: a machine of the operator's may not be among them."""
+    machines = read_sample("machines.yaml")
+    assert machines
+    for name, machine in machines.items():
+        for mac in [machine.get("mac"), *machine.get("macs", [])]:
+            assert mac is None or mac.startswith("02:00:5e:00:53:"), f"{name}: {mac}"
+        assert machine.get("profile", "menu") in ("menu", "local") and "boot" not in machine, name
+    assert read_sample("groups.yaml")["default"]["profile"] in ("menu", "local")
+
+
+def read_sample(name: str) -> dict[str, Any]:
+    sample: dict[str, Any] = yaml.load((TOP / "etc" / name).read_text(), yaml.BaseLoader)
+    return sample
 
 
 def test_the_sample_configuration_is_right(tmp_path: Path) -> None:
