@@ -17,6 +17,7 @@ EVENTS_PER_MACHINE = 200
 REPEAT_SECONDS = 5.0  # the same fact about the same machine within this time is counted, not said again
 LINES_PER_SECOND = 500  # of the log: a flood of made-up machines does not fill the disk
 VALUE_LIMIT = 300  # characters of one value in a log line
+KEPT_LIMIT = 1000  # characters of one value in memory: a request line has up to 32 KiB, a TFTP name up to 64
 
 # Control and bidirectional characters could forge log lines or hide text on a terminal.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -35,7 +36,7 @@ class Journal:
         self._macs: OrderedDict[str, Mac] = OrderedDict()  # address -> the machine last seen with it
         self._last: OrderedDict[tuple[Mac | None, str, str], tuple[Event, int]] = OrderedDict()
         self._listeners: list[Listener] = []
-        self._second, self._lines = 0, 0
+        self._second, self._lines, self._warnings = 0, 0, 0
         self.counts: dict[tuple[str, str], int] = {}
 
     def record(self, event: Event) -> None:
@@ -49,6 +50,7 @@ class Journal:
         if before and event.at - before[0].at < REPEAT_SECONDS and event.detail == before[0].detail:
             self._last[key] = (before[0], before[1] + 1)
             return
+        event = _bounded(event)
         self._last[key] = (event, 0)
         if len(self._last) > MACHINES:
             self._last.popitem(last=False)
@@ -60,14 +62,16 @@ class Journal:
             listener(event)
 
     def _may_write(self, event: Event) -> bool:
-        """Is there room for one more line in this second?  Warnings always have it; what is left out is counted."""
+        """Is there room for one more line in this second?  Warnings have room of their own; what is left out is counted."""
         second = int(event.at)
         if second != self._second:
-            left_out, self._second, self._lines = self._lines - LINES_PER_SECOND, second, 0
-            if left_out > 0:
+            left_out = max(0, self._lines - LINES_PER_SECOND) + max(0, self._warnings - LINES_PER_SECOND)
+            self._second, self._lines, self._warnings = second, 0, 0
+            if left_out:
                 self._stream.write(self._line(Event(event.at, None, "journal", "left out", {"lines": left_out}, "warning"), {}))
         if LEVELS[event.level] >= logging.WARNING:
-            return True
+            self._warnings += 1
+            return self._warnings <= LINES_PER_SECOND
         self._lines += 1
         return self._lines <= LINES_PER_SECOND
 
@@ -111,6 +115,21 @@ class Journal:
         words = [f"{key}={_word(value)}" for key, value in detail.items() if value is not None and value != ""]
         mark = "ALARM " if event.level == "alarm" else ""
         return " ".join([f"{mark}{event.mac or '-'}", event.service, event.kind, *words]) + "\n"
+
+
+def _bounded(event: Event) -> Event:
+    """The event with long values cut, and octets that are no UTF-8 (TFTP names may hold them) spelled out for JSON."""
+    bad = [
+        key for key, value in event.detail.items() if isinstance(value, str) and not (value.isascii() and len(value) <= KEPT_LIMIT)
+    ]
+    if not bad:
+        return event
+    return replace(event, detail={**event.detail, **{key: _kept(event.detail[key]) for key in bad}})
+
+
+def _kept(text: str) -> str:
+    cut = text if len(text) <= KEPT_LIMIT else text[:KEPT_LIMIT] + "…"
+    return cut.encode("utf-8", "backslashreplace").decode()
 
 
 def printable(text: str, limit: int = VALUE_LIMIT) -> str:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pixieboot.journal import LINES_PER_SECOND, MACHINES, Journal, printable
+from pixieboot.journal import KEPT_LIMIT, LINES_PER_SECOND, MACHINES, Journal, event_json, printable
 from pixieboot.model import Event, Mac
 
 MAC = Mac("52:54:00:12:34:56")
@@ -100,3 +100,27 @@ def test_a_flood_is_cut_short_in_the_log_and_counted() -> None:
     lines = out.getvalue().splitlines()
     assert len(lines) == LINES_PER_SECOND + 3
     assert lines[-3:] == ["ALARM - dhcp lease not kept", "- journal left out lines=7", f"{MAC} dhcp offered"]
+
+
+def test_a_flood_of_warnings_is_cut_short_too() -> None:
+    """A client makes them at will: each transfer that it breaks off is one."""
+    out = io.StringIO()
+    journal = Journal(out)
+    for number in range(LINES_PER_SECOND + 7):
+        journal.record(Event(1.0, Mac.of(number.to_bytes(6)), "http", "failed", {}, "warning"))
+    journal.record(Event(1.5, MAC, "dhcp", "offered"))
+    journal.record(Event(2.0, MAC, "http", "failed", {}, "warning"))
+    lines = out.getvalue().splitlines()
+    assert lines[LINES_PER_SECOND:] == [f"{MAC} dhcp offered", "- journal left out lines=7", f"{MAC} http failed"]
+
+
+def test_what_is_kept_of_a_request_is_short_and_can_be_told() -> None:
+    """5000 requests with paths of 32 KiB took 200 MiB; a TFTP name that is no UTF-8 broke every answer of the API's /events."""
+    journal, heard = Journal(io.StringIO()), []  # type: ignore[var-annotated]
+    journal.listen(heard.append)
+    journal.record(Event(1.0, MAC, "http", "missing", {"path": "x" * 32_000, "bytes": 5, "why": "é"}))
+    journal.record(Event(2.0, MAC, "tftp", "missing", {"path": "a\udcff"}))
+    assert heard[0].detail == {"path": "x" * KEPT_LIMIT + "…", "bytes": 5, "why": "é"}
+    assert list(journal.timeline(MAC)) == heard
+    assert event_json(heard[1])["detail"] == {"path": "a\\udcff"}
+    assert json.dumps(event_json(heard[1]), ensure_ascii=False).encode()
