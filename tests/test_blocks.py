@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from pixieboot.serve import blocks
 from pixieboot.serve.blocks import CHUNK_OCTETS, Blocks, Chunk, Content
-from pixieboot.serve.files import File
+from pixieboot.serve.files import File, in_memory
 from pixieboot.wire.tftp import Data, decode
 
 
@@ -122,6 +123,7 @@ def test_a_cold_file_is_fetched_once_for_all_who_wait(path: Path, monkeypatch: p
         return preadv(fd, [buffers[0]], offset)  # as short as a read may be
 
     monkeypatch.setattr(os, "preadv", cold)
+    monkeypatch.setattr(blocks, "in_memory", lambda device: False)  # wherever the test's files lie
     content, octets = Content(opened(path)), path.read_bytes()
 
     async def main() -> list[Chunk | OSError]:
@@ -183,6 +185,17 @@ def test_after_a_short_read_the_rest_is_read() -> None:
     assert blocks._after(views, 0) == views
     assert [len(view) for view in blocks._after(views, 5)] == [3, 4]
     assert blocks._after(views, 12) == []
+
+
+def test_a_file_system_in_memory_is_never_cold() -> None:
+    """It refuses RWF_NOWAIT, and yet nothing has to be fetched."""
+    if not in_memory(os.stat("/dev/shm").st_dev):
+        pytest.skip("/dev/shm is no tmpfs here")
+    with TemporaryDirectory(dir="/dev/shm") as name:
+        (Path(name) / "file").write_bytes(b"octets" * 1000)
+        content = Content(opened(Path(name) / "file"))
+        assert b"".join(packet.payload for packet in all_packets(Blocks(), content, 512)) == b"octets" * 1000
+        content.release()
 
 
 def test_a_content_closes_when_its_last_user_goes(path: Path) -> None:

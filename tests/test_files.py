@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pixieboot.serve import files
-from pixieboot.serve.files import File, open_below, open_boot_file, open_root, packaged_loader
+from pixieboot.serve.files import File, in_memory, open_below, open_boot_file, open_root, packaged_loader, remedy
 
 
 @pytest.fixture
@@ -242,6 +242,19 @@ NOT_PACKAGED = {
 def test_nothing_else_comes_from_the_package(root: Path, package: Path, parts: list[str]) -> None:
     with pytest.raises(FileNotFoundError):
         open_boot_file(root, parts, LOADERS)
+
+
+def test_a_device_that_is_not_mounted_is_not_in_memory() -> None:
+    assert not in_memory(os.makedev(0, 0))
+
+
+def test_what_to_do_about_a_missing_loader(root: Path, package: Path) -> None:
+    """Debian 12 and 13 and Ubuntu 24.04 have a package ipxe, and no ipxe-i386.efi in it."""
+    assert remedy("ipxe-i386.efi", root).startswith(f"the ipxe package of this distribution has none: put it into {root}")
+    assert remedy("shimx64.efi", root).startswith(f"put it into {root}")
+    (package / "ipxe.efi").unlink()
+    (package / "arm64-efi" / "ipxe.efi").unlink()
+    assert remedy("ipxe.efi", root).startswith(f"install the package ipxe, or put it into {root}")
 
 
 def test_a_packaged_loader_may_be_a_link(root: Path, package: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pixieboot.serve.files import File
+from pixieboot.serve.files import File, in_memory
 
 HEADER = 4
 CHUNK_OCTETS = 256 << 10  # of one chunk; its number of blocks is a power of two, so that windows end where chunks end
@@ -42,6 +42,12 @@ class Content:
     def fd(self) -> int:
         assert self._file is not None
         return self._file.fd
+
+    @property
+    def flags(self) -> int:
+        """For preadv: not to wait for a disk, where there is one."""
+        assert self._file is not None
+        return 0 if in_memory(self._file.device) else os.RWF_NOWAIT
 
     def release(self) -> None:
         self.users -= 1
@@ -92,9 +98,9 @@ class Blocks:
                 view[:] = content.octets[start : start + len(view)]
         else:
             try:
-                if os.preadv(content.fd, views, offset, os.RWF_NOWAIT) != octets:
+                if os.preadv(content.fd, views, offset, content.flags) != octets:
                     return None
-            except OSError:  # cold (EAGAIN), or a file system that cannot tell (tmpfs, vfat, NFS)
+            except OSError:  # cold (EAGAIN), or a file system that cannot tell (vfat, NFS)
                 return None
         return self._keep(key, Chunk(self, first, count, packets), now)
 

@@ -6,9 +6,11 @@ import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
+from pixieboot.config import LOADERS
 from pixieboot.policy import ALTERNATES
 
 LOADER_DIRECTORIES = (Path("/usr/lib/ipxe"), Path("/usr/share/ipxe"), Path("/boot"))
@@ -119,6 +121,28 @@ def packaged_loader(name: str) -> Path | None:
                 if path.is_file() and os.access(path, os.R_OK):
                     return path.resolve()  # Debian's ipxe.efi is a link to /boot
     return None
+
+
+def remedy(name: str, root: Path) -> str:
+    """What an operator can do about a boot program that was not found."""
+    place = f"put it into {root}, see tftproot/README.md"
+    if name not in {*LOADERS.values(), *ALTERNATES}:
+        return place
+    if any(packaged_loader(other) for other in LOADERS.values()):
+        return f"the ipxe package of this distribution has none: {place}"
+    return f"install the package ipxe, or {place}"
+
+
+@lru_cache(64)
+def in_memory(device: int) -> bool:
+    """Is this a file system without a disk?  tmpfs is never cold, and takes no RWF_NOWAIT."""
+    place = f"{os.major(device)}:{os.minor(device)}"
+    with suppress(OSError), open("/proc/self/mountinfo") as mounts:
+        for line in mounts:
+            words = line.split()
+            if words[2] == place:
+                return words[words.index("-") + 1] in ("tmpfs", "ramfs")
+    return False
 
 
 class _Link(Exception):

@@ -22,13 +22,14 @@ import termios
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from uvicorn import Config
 from uvicorn.server import ServerState
+
+from pixieboot.serve.files import in_memory
 
 ZEROCOPY = "http.response.zerocopysend"
 
@@ -221,18 +222,6 @@ def _read(file: int, offset: int, count: int) -> tuple[int, bool]:
 def disk_reads() -> int:
     """How often this thread has had to wait for a disk, on file systems that count it."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_inblock
-
-
-@lru_cache(64)
-def in_memory(device: int) -> bool:
-    """Is this a file system without a disk?  tmpfs is never cold, and does not answer the probe."""
-    place = f"{os.major(device)}:{os.minor(device)}"
-    with suppress(OSError), open("/proc/self/mountinfo") as mounts:
-        for line in mounts:
-            words = line.split()
-            if words[2] == place:
-                return words[words.index("-") + 1] in ("tmpfs", "ramfs")
-    return False
 
 
 @lru_cache(1)
