@@ -22,7 +22,7 @@ from pixieboot.firewall import Closed, Port
 from pixieboot.model import Arch, Site
 from pixieboot.registry import Registry
 from pixieboot.serve import access
-from pixieboot.serve.files import open_boot_file
+from pixieboot.serve.files import open_boot_file, remedy
 from pixieboot.serve.links import ETHERNET, Link, Sites
 from pixieboot.serve.neighbours import Neighbour, Neighbours
 from pixieboot.serve.privilege import USER
@@ -206,7 +206,8 @@ def check_loaders(settings: Settings) -> Iterator[Check]:
                 program = examine(os.pread(file.fd, file.size, 0))
         except OSError as error:
             wanted = arch in (Arch.X86_BIOS, Arch.X64_EFI)
-            mend = f"apt-get install ipxe, or put {name} into {settings.tftp.root} (boot.ipxe.org has it)."
+            mend = remedy(name, settings.tftp.root)
+            mend = f"{mend[0].upper()}{mend[1:]}."
             yield Check(
                 "loader", "warning" if wanted else "ok", f"{arch.value}: {name}: {error.strerror or error}", mend if wanted else ""
             )

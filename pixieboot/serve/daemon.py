@@ -17,14 +17,14 @@ from pixieboot.config import Settings
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.journal import Journal
 from pixieboot.leases import Leases
-from pixieboot.model import Arch, Event
+from pixieboot.model import Event
 from pixieboot.registry import Registry
 from pixieboot.registry.sqlite import StateStore
 from pixieboot.serve import privilege
 from pixieboot.serve.apid import ApiService
 from pixieboot.serve.context import Context
 from pixieboot.serve.dhcpd import DhcpService
-from pixieboot.serve.files import open_boot_file
+from pixieboot.serve.files import open_boot_file, remedy
 from pixieboot.serve.httpd import HttpService
 from pixieboot.serve.links import Sites
 from pixieboot.serve.loop import DirectLoop
@@ -196,7 +196,7 @@ def start_lines(context: Context) -> list[str]:
         *(network_lines(context) or ["no network to serve yet: waiting for an interface with an address"]),
     ]
     lines += context.sites.notes
-    lines += loader_lines(settings.loaders, settings.tftp.root)
+    lines += loader_lines(settings)
     counts = f"{len(inventory.machines)} machines, {len(inventory.groups)} groups, {len(inventory.profiles)} profiles"
     lines.append(f"registry {settings.registry}: {counts}; unknown machines: {settings.unknown or 'menu'}")
     lines += [f"web {url}/" for url in sorted({site.http_url for site in context.sites.sites})]
@@ -214,15 +214,17 @@ def network_lines(context: Context) -> list[str]:
     return lines
 
 
-def loader_lines(loaders: Mapping[Arch, str], root: Path) -> list[str]:
+def loader_lines(settings: Settings) -> list[str]:
     """Where each architecture's boot program was found, or how to get one."""
-    lines = []
-    for arch, name in loaders.items():
+    lines, root = [], settings.tftp.root
+    for arch, name in settings.loaders.items():
         try:
-            with open_boot_file(root, name.split("/"), loaders.values()) as file:
+            with open_boot_file(root, name.split("/"), settings.loaders.values(), settings.tftp.follow_links) as file:
                 place = f"{os.readlink(f'/proc/self/fd/{file.fd}')} ({file.size // 1024} KiB)"
+        except (FileNotFoundError, NotADirectoryError):
+            place = f"missing; {remedy(name, root)}"
         except OSError as error:
-            place = f"missing ({error.strerror}); install the package ipxe or put it into {root}"
+            place = f"cannot be read: {error.strerror}"
         lines.append(f"loader {arch.value}: {name} {place}")
     return lines
 
