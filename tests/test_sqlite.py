@@ -128,6 +128,19 @@ def newer(path: Path) -> None:
     database.close()
 
 
+def scribbled(statement: str) -> Callable[[Path], None]:
+    def scribble(path: Path) -> None:
+        store = StateStore.open(path)
+        store.see(MAC, None, "x64-efi", "PXEClient", 1.0)
+        asyncio.run(_fill(store))
+        store.close()
+        with sqlite3.connect(path) as database:
+            database.execute(statement)
+        database.close()
+
+    return scribble
+
+
 async def _fill(store: StateStore) -> None:
     await asyncio.gather(*(store.keep(replace(LEASE, address=f"10.0.{n // 250}.{n % 250}")) for n in range(2000)))
 
@@ -137,6 +150,11 @@ REFUSED = {
     "another program's database": (foreign, "it is another program's database"),
     "a page overwritten": (torn, "it is damaged"),
     "a newer version's file": (newer, "a newer pixieboot wrote it (schema 99, this one knows 1)"),
+    "no version": (scribbled("DELETE FROM schema"), "it is damaged"),
+    "a wrong address": (scribbled("UPDATE leases SET address = '10.0.0.x' WHERE address = '10.0.0.1'"), "it is damaged"),
+    "a wrong MAC": (scribbled("UPDATE leases SET mac = 'zz'"), "it is damaged"),
+    "a wrong time": (scribbled("UPDATE leases SET expires = 'soon'"), "it is damaged"),
+    "a wrong stranger": (scribbled("UPDATE discovered SET mac = 'zz'"), "it is damaged"),
     "a directory": (lambda path: path.mkdir(), "it cannot be opened"),
 }
 

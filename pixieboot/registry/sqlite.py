@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from pixieboot.errors import OperatorError
@@ -80,7 +81,7 @@ class StateStore:
         self.newest = max((row[0] for row in database.execute("SELECT max(written) FROM leases") if row[0]), default=0.0)
         self._states = {key: _state(text) for key, text in database.execute("SELECT key, state FROM machine_states")}
         self.revision = 0  # grows with every change of a state
-        self._discovered = {Mac(row[0]): Discovered(Mac(row[0]), *row[1:]) for row in database.execute("SELECT * FROM discovered")}
+        self._discovered = {seen.mac: seen for seen in map(_seen, database.execute("SELECT * FROM discovered"))}
         self._wake = threading.Condition()
         self._handed: list[tuple[Lease, Done | None]] = []
         self._queue: list[tuple[Lease, Done | None]] = []
@@ -346,7 +347,9 @@ def _prepare(database: sqlite3.Connection) -> None:
     (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise sqlite3.DatabaseError(verdict)
-    (version,) = database.execute("SELECT version FROM schema").fetchone()
+    (version,) = database.execute("SELECT max(version) FROM schema").fetchone()
+    if not isinstance(version, int):
+        raise sqlite3.DatabaseError("it does not say its version")
     if version > VERSION:
         raise OperatorError(
             f"state {path}",
@@ -362,9 +365,19 @@ def _out_of_room(error: sqlite3.Error) -> bool:
 def _read_leases(database: sqlite3.Connection) -> list[Lease]:
     rows = database.execute("SELECT address, client, mac, state, expires, hostname, client_id FROM leases")
     return [
-        Lease(address, client, Mac(mac), LeaseState(state), expires, hostname, bytes.fromhex(client_id))
+        Lease(str(IPv4Address(address)), client, _mac(mac), LeaseState(state), float(expires), hostname, bytes.fromhex(client_id))
         for address, client, mac, state, expires, hostname, client_id in rows
     ]
+
+
+def _seen(row: tuple[str, str | None, str | None, str, float, float]) -> Discovered:
+    mac, uuid, arch, vendor, first_seen, last_seen = row
+    return Discovered(_mac(mac), uuid, arch, vendor, float(first_seen), float(last_seen))
+
+
+def _mac(text: str) -> Mac:
+    """SQLite's own check does not see a wrong letter.  Raises ValueError."""
+    return Mac.of(bytes.fromhex(text.replace(":", "")))
 
 
 _KNOWN = {field.name for field in fields(MachineState)}
