@@ -213,8 +213,11 @@ def _path(fields: Fields, key: str, default: Path, base: Path) -> Path:
 def _foreign_assets(registry: str) -> Path | None:
     """Where Matchbox and bootcfg keep their kernels: beside the rest, unless the settings say otherwise."""
     root = Path(registry)
-    names = ("images", "assets") if is_bootcfg(root) else ("assets",) if is_matchbox(root) else ()
-    return next((root / name for name in names if (root / name).is_dir()), None)
+    try:
+        names = ("images", "assets") if is_bootcfg(root) else ("assets",) if is_matchbox(root) else ()
+        return next((root / name for name in names if (root / name).is_dir()), None)
+    except OSError:  # it may not be read: the registry says so when it is loaded
+        return None
 
 
 def _registry(fields: Fields, base: Path) -> str | None:

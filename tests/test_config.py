@@ -446,3 +446,10 @@ def test_a_foreign_registry_brings_its_assets(tmp_path: Path) -> None:
 def test_bootcfg_called_them_images(tmp_path: Path) -> None:
     path = tree(tmp_path, {"boot/default": "{}", "images/k": ""})
     assert load(path, {}).assets == tmp_path / "images"
+
+
+def test_a_registry_that_cannot_even_be_looked_at_is_left_to_its_loading(tmp_path: Path) -> None:
+    name = "x" * 300  # as for one below a directory that must not be entered: OSError, and no fault of the settings
+    assert faults_of(written(tmp_path, f"registry: {name}")) == []
+    with pytest.raises(Faults, match="the registry is no directory"):
+        check(written(tmp_path, f"registry: {name}"))

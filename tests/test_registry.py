@@ -36,6 +36,16 @@ def test_a_good_edit_is_in_force_and_a_bad_one_is_told(tmp_path: Path) -> None:
     assert store.current.version > first.version
 
 
+def test_a_chmod_is_a_change(tmp_path: Path) -> None:
+    """A file that the daemon could not read was not read again when the operator did what the fault said."""
+    path = tmp_path / "machines.yaml"
+    path.write_text(GOOD)
+    store = Registry(str(tmp_path))
+    store.load()
+    path.chmod(0o640)
+    assert store.changed() and store.reload() is None and not store.changed()
+
+
 def test_a_directory_that_does_not_exist_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(Faults, match="the registry is no directory"):
         Registry(str(tmp_path / "none")).load()

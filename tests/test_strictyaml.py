@@ -1,6 +1,8 @@
 """What YAML means here, and what it does not."""
 
+import os
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,6 +154,14 @@ def test_a_file_that_is_not_there(tmp_path: Any) -> None:
     assert str(faults[0]) == (
         f"{tmp_path}/x: the file cannot be read (No such file or directory). Put it there, or correct the path that names it."
     )
+
+
+def test_a_fifo_or_a_device_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (f"{tmp_path}/fifo", "/dev/zero"):
+        faults: list[OperatorError] = []
+        assert read_text(path, faults) is None
+        assert "cannot be read (it is no regular file)" in str(faults[0])
 
 
 @settings(deadline=None)  # a busy machine is no fault of the code

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 from urllib.parse import unquote_plus
 
 from pixieboot.errors import OperatorError
+from pixieboot.registry.strictyaml import read_octets
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
-Stamp = tuple[int, int, int]  # size, time and inode of a file
+Stamp = tuple[int, int, int]  # size, time and inode of a file; the time of a chmod counts too (ctime)
 
 _MAC = re.compile(
     r"(?:[0-9a-f]{2}(?P<sign>[:-]))(?:[0-9a-f]{2}(?P=sign)){4}(?:(?:[0-9a-f]{2}(?P=sign)){2}|(?:[0-9a-f]{2}(?P=sign)){14})?[0-9a-f]{2}"
@@ -135,8 +136,7 @@ def texts(value: Any) -> list[str] | None:
 
 def read(path: str, notes: list[OperatorError]) -> str | None:
     try:
-        with open(path, "rb") as file:
-            return file.read().decode("utf-8", "surrogateescape")
+        return read_octets(path).decode("utf-8", "surrogateescape")
     except OSError as error:
         mend = f"The user pixieboot must be able to read it: chown root:pixieboot {path} && chmod 0640 {path}"
         notes.append(OperatorError(path, f"it cannot be read ({error.strerror})", mend))
@@ -151,6 +151,6 @@ def files_below(root: Path, *directories: str) -> Iterator[tuple[str, str, Stamp
                 for entry in sorted(entries, key=lambda entry: entry.name):
                     if entry.is_file():
                         status = entry.stat()
-                        yield entry.path, entry.name, (status.st_size, status.st_mtime_ns, status.st_ino)
+                        yield entry.path, entry.name, (status.st_size, status.st_ctime_ns, status.st_ino)
         except OSError:
             continue

@@ -5,7 +5,10 @@ on, off, 010, 1.10, 1_000 and 2024-01-01.  A plain scalar is a number only if th
 false and null are more than text.  Of two equal keys none wins: that is a fault.  Anchors, aliases and merge keys work.
 """
 
+import errno
+import os
 import re
+import stat
 from collections.abc import Callable
 from typing import Any
 
@@ -77,11 +80,23 @@ class _Stop(Exception):
         self.line, self.what, self.mend = line, what, mend
 
 
+def read_octets(path: str) -> bytes:
+    """The contents of a regular file.  Raises OSError, for FIFOs and devices too: they would keep us waiting for ever."""
+    # Read whole: a buffer would be one more object for each of 10,000 files.
+    with open(path, "rb", buffering=0, opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        return file.readall()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def read_text(path: str, faults: list[OperatorError]) -> str | None:
     """The text of a file of the operator's; None and a fault if it cannot be read."""
     try:
-        with open(path, "rb", buffering=0) as file:  # read whole: a buffer would be one more object for each of 10,000 files
-            return file.readall().decode("utf-8-sig")
+        return read_octets(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         faults.append(OperatorError(f"{path}:{line}", "this is not UTF-8 text", "Save the file as plain UTF-8 text."))

@@ -23,7 +23,7 @@ from pixieboot.registry import butane
 from pixieboot.registry.fields import Fields, arch_hint, arch_of, is_name, nearest
 from pixieboot.registry.strictyaml import Node, parse, read_text
 
-Stamp = tuple[int, int, int]  # size, time and inode of a file
+Stamp = tuple[int, int, int]  # size, time and inode of a file; the time of a chmod counts too (ctime)
 T = TypeVar("T", Machine, Group, Profile)
 
 MACHINE_KEYS = frozenset({
@@ -140,7 +140,7 @@ class YamlDirectory:
                 except OSError as error:
                     faults.append(_unreadable(with_suffix, error))
                     continue
-                yield with_suffix, (status.st_size, status.st_mtime_ns, status.st_ino)
+                yield with_suffix, (status.st_size, status.st_ctime_ns, status.st_ino)
             yield from _walk(os.path.join(root, kind.plural), faults, deep=False)
         yield from _walk(os.path.join(root, "templates"), faults, deep=True)
 
@@ -271,7 +271,7 @@ def _walk(directory: str, faults: list[OperatorError], deep: bool) -> Iterator[t
                     faults.append(_unreadable(entry.path, error))
                     continue
                 if stat.S_ISREG(status.st_mode):
-                    yield entry.path, (status.st_size, status.st_mtime_ns, status.st_ino)
+                    yield entry.path, (status.st_size, status.st_ctime_ns, status.st_ino)
                 elif not stat.S_ISDIR(status.st_mode):
                     faults.append(OperatorError(entry.path, "this is no file", "Move it away."))
                 elif deep:

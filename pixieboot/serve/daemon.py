@@ -241,7 +241,7 @@ def _signature(path: Path | None) -> tuple[int, int, int] | None:
     with suppress(OSError):
         if path:
             status = path.stat()
-            return status.st_mtime_ns, status.st_size, status.st_ino
+            return status.st_ctime_ns, status.st_size, status.st_ino  # ctime: a chmod may be what was missing
     return None
 
 
