@@ -32,7 +32,6 @@ KINDS = (
     "raspberry-pi",
 )  # fmt: skip
 ROUTERS = ("dnsmasq", "openwrt", "isc", "kea", "mikrotik", "opnsense", "unifi", "fritzbox", "relay")
-LOADERS = ", ".join(loader.value for loader in Loader)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
@@ -269,7 +268,7 @@ def print_timeline(name: str, told: Mapping[str, Any]) -> None:
         f"{printable(name)}: boot of {stamp(told['start'])}, {duration(told['end'] - told['start'])}, as far as: {told['stage']}"
     )
     for event in told["events"]:
-        line = f"{event['at'] - told['start']:8.1f} s  {event['service']:<5} {printable(event['text'])}"
+        line = f"{max(0.0, event['at'] - told['start']):8.1f} s  {event['service']:<5} {printable(event['text'])}"
         colour = {"warning": "yellow", "alarm": "red", "debug": "bright_black"}.get(event["level"])
         click.echo(click.style(line, fg=colour) if colour else line)
 
@@ -279,9 +278,7 @@ def print_timeline(name: str, told: Mapping[str, Any]) -> None:
 @json_option
 @machine_argument
 @click.option("--arch", metavar="ARCH", help="Pretend this architecture, such as x64-efi or x86-bios.")
-@click.option(
-    "--loader", metavar="LOADER", help="Pretend this program: firmware, firmware-http, ipxe, grub, pxelinux, raspberry-pi."
-)
+@click.option("--loader", metavar="LOADER", help=f"Pretend this program: {', '.join(loader.value for loader in Loader)}.")
 @reaches_daemon
 def explain(machine: str, arch: str | None, loader: str | None, config: Path | None, as_json: bool) -> None:
     """A dry run: which selectors matched, which template, and what would be answered at every stage.
@@ -441,7 +438,12 @@ def doctor(no_probe: bool, config: Path | None, as_json: bool) -> None:
 @json_option
 @click.option("--arch", type=click.Choice(KINDS), default="x64-efi", show_default=True, help="Which firmware is played.")
 @click.option("--mac", metavar="MAC", help="Of which machine.  [default: one that nobody has]")
-@click.option("-i", "--interface", metavar="IF", help="By which wire.  Without it the daemon of this host is asked directly.")
+@click.option(
+    "-i",
+    "--interface",
+    metavar="IF",
+    help="From another host: by which wire.  Without it the daemon of this host is asked directly.",
+)
 @click.option("--whole", is_flag=True, help="Read kernel and initrd to their end, not only their beginning.")
 @click.option("--secure-boot", is_flag=True, help="Run signed boot programs only, as that firmware does.")
 @reaches_daemon
@@ -450,9 +452,9 @@ def simulate(
 ) -> None:
     """A software machine boots and tells every answer: DHCP, boot program, script, kernel and initrd.
 
-    On another machine of the network: -i and root.  Exits with 1 when it did not come to its end.
+    On another host of the network: -i and root.  Exits with 1 when it did not come to its end.
 
-    Example: sudo pixieboot simulate --arch x64-efi -i eth0
+    Example: sudo pixieboot simulate --arch x64-efi
     """
     import random
 

@@ -165,7 +165,10 @@ class Machine:
             if stopped.verdict:
                 return stopped.verdict
         if not self.events:
-            mend = "Is the daemon running, on this interface, and is no firewall or switch between? `pixieboot doctor` on its host."
+            mend = (
+                "Is the daemon running, on this interface, and is no firewall or switch between? On its own host leave out -i, "
+                "and try `pixieboot doctor`."
+            )
             return Verdict("nothing-heard", "failed", fault or "Nobody answered.", mend)
         verdict = judge(Boot(tuple(self.events), over=True), self.events[-1].at)
         if fault and verdict.outcome != "failed":
