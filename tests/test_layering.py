@@ -1,6 +1,7 @@
 """Who may import whom, and what the pure modules must not touch.  ARCHITECTURE.md shows the same order to people."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -93,6 +94,19 @@ def test_a_module_imports_only_from_its_own_layer_and_below(module: str) -> None
         if layer(name) > layer(module)
     ]
     assert not upward, "\n".join(upward)
+
+
+def test_the_table_of_architecture_is_in_that_order() -> None:
+    """Each module imports only from its own line of the table and the lines above it."""
+    rows = re.findall(r"^\| (`.*?) \|", (PACKAGE.parent / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    line_of = {name: number for number, row in enumerate(rows) for name in re.findall(r"`(\w+)(?:\.py|/)`", row)}
+    downward = {
+        f"{module} imports {name}"
+        for module in MODULES
+        for _, name in own_imports(module)
+        if line_of.get(module.split(".")[0], len(rows)) < line_of.get(name.split(".")[0], -1)
+    }
+    assert line_of and not downward, "\n".join(sorted(downward))
 
 
 def test_no_two_modules_import_each_other() -> None:
