@@ -290,6 +290,17 @@ def test_too_many_connections_cost_the_greediest_source_its_laziest(host: Host, 
             wire.socket.close()
 
 
+def test_connections_that_come_all_at_once_are_too_many_too(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An aborted one is lost a turn later: the same was dropped again and again, and 3000 cost the loop six seconds."""
+    monkeypatch.setattr(zerocopy, "CONNECTIONS", 20)
+    host.loop.call_soon_threadsafe(time.sleep, 0.5)  # all of them wait in the backlog
+    greedy = [host.connect() for _ in range(60)]
+    settle(lambda: sum(wire.closed(0.01) for wire in greedy) >= 40)
+    assert len(host.service.connections) == 20
+    for wire in greedy:
+        wire.socket.close()
+
+
 # --- helpers -------------------------------------------------------------------------------------------------------------
 
 

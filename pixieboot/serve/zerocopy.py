@@ -20,10 +20,12 @@ import struct
 import sys
 import termios
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from http import HTTPStatus
+from operator import attrgetter
 from typing import Any, Protocol
 
 from uvicorn import Config
@@ -260,7 +262,9 @@ class Connection(asyncio.Protocol):
         if admits and not admits(self.local, arrival_interface(sock)):
             transport.abort()
         elif len(self.connections) > CONNECTIONS:
-            laziest(self.connections - {self}).transport.abort()
+            dropped = laziest(self.connections - {self})
+            self.connections.discard(dropped)  # it is lost in the loop's next turn, and would be chosen again until then
+            dropped.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._copy:
@@ -493,12 +497,13 @@ def unsent(connection: int) -> int:
 
 
 def laziest(connections: Iterable[Any]) -> Any:
-    """Whom to drop when there are too many: of the source with most connections, the one longest without progress."""
-    by_source: dict[str, list[Any]] = {}
-    for connection in connections:
-        by_source.setdefault(connection.peer, []).append(connection)
-    worst = max(by_source.values(), key=lambda held: len(held))
-    return min(worst, key=lambda connection: connection.since)
+    """Whom to drop when there are too many: of the source with most connections, the one longest without progress.
+
+    Asked for every connection of a flood: as fast as may be.
+    """
+    held = list(connections)
+    ((worst, _),) = Counter([connection.peer for connection in held]).most_common(1)
+    return min([connection for connection in held if connection.peer == worst], key=attrgetter("since"))
 
 
 def overdue(connections: Iterable[Any], now: float) -> list[Any]:
