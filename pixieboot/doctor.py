@@ -57,7 +57,7 @@ def examine_host(path: Path | None, probe: bool = True) -> Iterator[Check]:
     else:
         yield Check("settings", "ok", str(path) if path else "no file: the defaults hold")
         yield from check_registry(settings)
-    sites = Sites(settings, settings.loaders)
+    sites = Sites(settings)
     daemon, pid = check_daemon(path)
     yield daemon
     yield from check_user(settings)

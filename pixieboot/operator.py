@@ -502,7 +502,7 @@ def router_help(kind: str, address: str | None, config: Path | None) -> None:
     from pixieboot.serve.links import Sites
 
     loaded = settings.load(settings_path(config), {})
-    sites = Sites(loaded, loaded.loaders).sites
+    sites = Sites(loaded).sites
     if address is None and not sites:
         raise OperatorError("--address", "no network is served, so our address is not known", "Name it: --address 192.168.77.2")
     click.echo(routerhelp.KINDS[kind](routerhelp.Here(address or sites[0].address, loaded.http.port, loaded.loaders)))

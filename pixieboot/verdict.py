@@ -305,7 +305,7 @@ def _has_all(f: Facts) -> bool:
 
 
 def _handed_over(f: Facts) -> Verdict | None:
-    if not _has_all(f) or (not f.scripts and not f.files):
+    if not _has_all(f):
         return None
     total = sum(int(e.detail.get("bytes") or 0) for e in f.files if e.kind == "sent")
     return Verdict(

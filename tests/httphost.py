@@ -153,7 +153,7 @@ def serving(
     )
     store = StateStore.open(directory / "state.db")
     journal = Journal(io.StringIO())
-    sites = Sites(wanted, wanted.loaders, lambda: [ETH7])
+    sites = Sites(wanted, lambda: [ETH7])
     context = Context(wanted, described, store, Leases(()), journal, sites)
     host = Host(context, HttpService(context, rest))
     journal.listen(host.events.append)

@@ -38,7 +38,7 @@ class Asked:
         self.claimants: list[Mac] = []
         self.leases = Leases()
         with server.entered():
-            self.sites = Sites(replace(config.load(None, {}), networks=(network,)), {})
+            self.sites = Sites(replace(config.load(None, {}), networks=(network,)))
             self.conflicts = Conflicts(
                 self.sites,
                 self.leases,

@@ -85,7 +85,7 @@ async def serving(host: Host, directory: Path, *networks: Network, machines: str
             return read_links()
 
     with host.entered():
-        sites = Sites(settings, settings.loaders, links)
+        sites = Sites(settings, links)
         context = Context(settings, registry, store, Leases(store.leases()), Journal(io.StringIO()), sites)
         service = DhcpService(context)
         service.bind()

@@ -98,17 +98,17 @@ def test_clock() -> None:
 
 def test_networks() -> None:
     settings = Settings(networks=(Network("eth0", mode="server"), Network("eth9")))
-    found = list(doctor.check_networks(settings, Sites(settings, {}, lambda: [a_link()])))
+    found = list(doctor.check_networks(settings, Sites(settings, lambda: [a_link()])))
     assert levels(found) == ["ok", "warning", "warning"]
     assert "eth9" in found[1].what and "without pools" in found[2].what
-    found = list(doctor.check_networks(Settings(), Sites(Settings(), {}, list)))
+    found = list(doctor.check_networks(Settings(), Sites(Settings(), list)))
     assert levels(found) == ["fault"] and "--network host" in found[0].mend
 
 
 def test_reverse_path() -> None:
     links = [a_link(), a_link("wlan0", index=3, address="10.0.0.2/24")]
     settings = Settings(networks=(Network("eth0"), Network("wlan0")))
-    sites = Sites(settings, {}, lambda: links)
+    sites = Sites(settings, lambda: links)
     assert levels(doctor.check_reverse_path(sites, lambda name: "1")) == ["warning", "warning"]
     assert levels(doctor.check_reverse_path(sites, lambda name: "2")) == []
 
@@ -154,7 +154,7 @@ def test_firewall_is_asked_by_what_is_installed(monkeypatch: pytest.MonkeyPatch)
     printed: dict[str, str | None] = {}
     monkeypatch.setattr(doctor, "_output", lambda *command: printed.get(" ".join(command)))
     settings = Settings(networks=(Network("eth0"),))
-    sites = Sites(settings, {}, lambda: [a_link()])
+    sites = Sites(settings, lambda: [a_link()])
 
     def check() -> list[Check]:
         return list(doctor.check_firewall(settings, sites))

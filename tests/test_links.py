@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from pixieboot import config
-from pixieboot.config import Settings
-from pixieboot.model import Arch, Network, Pool
+from pixieboot.config import LOADERS, Settings
+from pixieboot.model import Network, Pool
 from pixieboot.serve.links import ETHERNET, IFF_BROADCAST, IFF_RUNNING, IFF_UP, Link, Sites, read_links
 from tests.netns import Host
 from tests.netns import Network as Cables
 
-LOADERS = {Arch.X64_EFI: "ipxe.efi"}
 UP = IFF_UP | IFF_BROADCAST | IFF_RUNNING
 
 
@@ -29,7 +28,7 @@ def settings(*networks: Network, **changes: Any) -> Settings:
 
 
 def sites(links: Sequence[Link], *networks: Network, **changes: Any) -> Sites:
-    return Sites(settings(*networks, **changes), LOADERS, lambda: links)
+    return Sites(settings(*networks, **changes), lambda: links)
 
 
 HOST = [
@@ -99,9 +98,7 @@ def test_loopback_is_answered_as_the_first_network() -> None:
 
 def test_base_url_and_unknown_are_taken_from_the_settings() -> None:
     plain = settings()
-    view = Sites(
-        replace(plain, http=replace(plain.http, base_url="http://boot.example/"), unknown="flatcar"), LOADERS, lambda: HOST
-    )
+    view = Sites(replace(plain, http=replace(plain.http, base_url="http://boot.example/"), unknown="flatcar"), lambda: HOST)
     assert {(site.http_url, site.unknown) for site in view.sites} == {("http://boot.example", "flatcar")}
 
 
@@ -140,14 +137,14 @@ def test_without_networks_a_relay_that_points_at_us_gets_boot_data() -> None:
 
 def test_changes_are_told_once_and_only_when_there_are_any() -> None:
     links = list(HOST)
-    view = Sites(settings(), LOADERS, lambda: links)
+    view = Sites(settings(), lambda: links)
     told: list[int] = []
     view.on_change.append(lambda: told.append(len(view.sites)))
     view.rebuild()
     links[7] = link(8, "eth3", "10.3.0.1/24")
     view.rebuild()
     view.rebuild()
-    view.reload(settings(Network(interface="eth3")), LOADERS)
+    view.reload(settings(Network(interface="eth3")))
     assert told == [3, 1]
     late = view.link_named("eth3")
     assert late and view.link(8) is late and late.usable
@@ -161,7 +158,7 @@ def test_a_kernel_that_does_not_tell_leaves_things_as_they_are(caplog: pytest.Lo
             return links
         raise OSError(105, "No buffer space available")
 
-    view = Sites(settings(), LOADERS, read)
+    view = Sites(settings(), read)
     view.rebuild()
     assert len(view.sites) == 2 and "No buffer space" in caplog.text
 
@@ -188,7 +185,7 @@ def test_links_are_read_from_the_kernel(host: Host) -> None:
 def test_late_links_and_addresses_are_followed(host: Host) -> None:
     async def work() -> None:
         with host.entered():
-            view = Sites(settings(), LOADERS)
+            view = Sites(settings())
             view.start()
 
             async def until(wanted: list[str]) -> None:

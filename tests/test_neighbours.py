@@ -31,7 +31,7 @@ def start(other: Host, *options: str) -> None:
 
 def watch(we: Host, found: list[Neighbour], clock: Callable[[], float] = lambda: 100.0) -> tuple[Sites, Neighbours]:
     with we.entered():
-        sites = Sites(replace(config.load(None, {}), networks=()), {})
+        sites = Sites(replace(config.load(None, {}), networks=()))
         known = Neighbours(sites, found.append, clock)
         known.bind()
     return sites, known

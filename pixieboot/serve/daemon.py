@@ -58,7 +58,7 @@ def run(path: Path | None, overrides: Mapping[str, Any]) -> None:
         store = StateStore.open(state)
     try:
         journal = Journal(sys.stderr, settings.log.level, settings.log.format)
-        sites = Sites(settings, settings.loaders)
+        sites = Sites(settings)
         context = Context(settings, registry, store, Leases(store.leases(), store.newest), journal, sites)
         with privilege.acting_as(user):
             daemon = Daemon(context, path, overrides)  # makes files beside the state
@@ -178,7 +178,7 @@ class Daemon:
                 networks=old.networks if "networks" in kept else new.networks,
             )
         self._context.settings = new
-        self._context.sites.reload(new, new.loaders)
+        self._context.sites.reload(new)
         self._record("reloaded")
 
     def _say_networks(self) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from pixieboot.config import Settings
-from pixieboot.model import Arch, Network, Site
+from pixieboot.model import Network, Site
 
 SETTLE = 0.1  # seconds: one link that comes up is half a dozen notifications
 UNSERVED = ("lo", "docker*", "veth*", "virbr*")
@@ -161,8 +161,8 @@ class LinkWatch:
 class Sites:
     """The networks that this daemon serves, as they are now: one Site per served address and per relayed subnet."""
 
-    def __init__(self, settings: Settings, loaders: Mapping[Arch, str], links: Callable[[], Sequence[Link]] = read_links) -> None:
-        self._settings, self._loaders, self._read = settings, loaders, links
+    def __init__(self, settings: Settings, links: Callable[[], Sequence[Link]] = read_links) -> None:
+        self._settings, self._read = settings, links
         self._foreign_pxe: set[int] = set()
         self._watch = LinkWatch(self.rebuild)
         self.version = 0  # grows with every change
@@ -184,9 +184,9 @@ class Sites:
     def close(self) -> None:
         self._watch.close()
 
-    def reload(self, settings: Settings, loaders: Mapping[Arch, str]) -> None:
+    def reload(self, settings: Settings) -> None:
         """Serve by these settings from now on."""
-        self._settings, self._loaders = settings, loaders
+        self._settings = settings
         self.rebuild()
 
     def at(self, ifindex: int) -> Site | None:
@@ -306,7 +306,7 @@ class Sites:
             address=own,
             subnet=network.subnet or address.network,
             http_url=f"http://{own}:{settings.http.port}" if base == "auto" else base.rstrip("/"),
-            loaders=self._loaders,
+            loaders=self._settings.loaders,
             unknown=unknown,
             answer=settings.answer,
         )

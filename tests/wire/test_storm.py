@@ -42,7 +42,7 @@ async def serve(path: Path) -> None:
     store = StateStore.open(settings.state.removeprefix("sqlite:"))
     leases = Leases(store.leases(), store.newest)
     with (path.parent / "log").open("a") as log:
-        sites = Sites(settings, settings.loaders)
+        sites = Sites(settings)
         service = DhcpService(Context(settings, registry, store, leases, Journal(log), sites))
         service.bind()
         await service.run()
