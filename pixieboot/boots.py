@@ -13,7 +13,7 @@ GAP = 300.0  # seconds without a word after which whatever comes next belongs to
 OS_GAP = 3600.0  # an installer may be silent this long between its files and its `done`
 AGAIN = 10.0  # seconds after which a machine that was sent to its disk and asks again was started again
 LATE_SECS = 8  # `secs` of a first DISCOVER from which on earlier ones must have been lost
-ENDPOINTS = ("/ignition", "/cloud", "/generic", "/metadata", "/files/")  # documents that an operating system asks for
+ENDPOINTS = ("/ignition", "/cloud", "/generic", "/metadata")  # documents that an operating system asks for
 # Words of the reasons why a machine that wants to boot from here is not answered (policy.py, dhcp.py, inventory.py).
 REFUSALS = (
     "answer: known", "unknown: ignore", "another PXE server", "no boot program", "IANA has not assigned", "no address is free",

@@ -42,7 +42,8 @@ LONGEST_CLIENT_VALUE = 64
 NETBOOT_XYZ = "http://boot.netboot.xyz"
 # Kinds with an endpoint of their own (docs/reference.md, HTTP); all others are served at /files/KIND.
 ENDPOINTS = ("ignition", "cloud", "generic", "metadata")
-SEED = ("user-data", "meta-data", "vendor-data", "network-config")  # cloud-init's NoCloud
+# cloud-init's NoCloud: its documents, and what stands in for one that the profile lacks.
+SEED = {"user-data": "cloud", "meta-data": None, "vendor-data": None, "network-config": None}
 
 _HOSTILE = re.compile(r"[^A-Za-z0-9._:-]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")

@@ -73,8 +73,6 @@ CONTENT_TYPES = {  # EDK2 takes an image for what its Content-Type says, else it
     ".ign": JSON,
     ".json": JSON,
 }
-DOCUMENTS = ("ignition", "cloud", "generic", "metadata")
-SEED = {"user-data": "cloud", "meta-data": None, "vendor-data": None, "network-config": None}  # cloud-init NoCloud -> its stand-in
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 
@@ -144,12 +142,10 @@ class _Remembered:
 
 
 class HttpService:
-    """All HTTP of the daemon.  `rest` answers what is no boot path (API, web page); failing names services that do not run."""
+    """All HTTP of the daemon.  `rest` answers what is no boot path (API, web page)."""
 
-    def __init__(
-        self, context: Context, rest: AsgiApplication | None = None, failing: Callable[[], Sequence[str]] = lambda: ()
-    ) -> None:
-        self.context, self._rest, self._failing = context, rest, failing
+    def __init__(self, context: Context, rest: AsgiApplication | None = None) -> None:
+        self.context, self._rest = context, rest
         self._socket: socket.socket | None = None
         self._server: Server | None = None
         self._remembered: dict[tuple[bytes, str, str], _Remembered] = {}
@@ -340,11 +336,11 @@ class HttpService:
                 return self._tell(request, self._entry(request))
             case ("ipxe" | "grub" | "pxelinux",):
                 return self._tell(request, self._script(request))
-            case (kind,) if kind in DOCUMENTS:
+            case (kind,) if kind in render.ENDPOINTS:
                 return self._tell(request, self._document(request, kind, client_of(request, self._peer_mac(request))))
             case ("files", kind):
                 return self._tell(request, self._document(request, kind, client_of(request, self._peer_mac(request))))
-            case ("cloud-init", mac, part) if part in SEED:
+            case ("cloud-init", mac, part) if part in render.SEED:
                 return self._tell(request, self._seed(request, part, client_of(request, _mac(mac))))
             case ("v1", "boot", mac) | ("pixiecore", "v1", "boot", mac):
                 return self._tell(request, self._pixiecore(request, client_of(request, _mac(mac))))
@@ -356,8 +352,7 @@ class HttpService:
                 return await self._done(request)
             case ("healthz",):
                 self._only(request, "GET")
-                failing = self._failing()
-                return Reply(503 if failing else 200, ("failing: " + ", ".join(failing) + "\n").encode() if failing else b"ok\n")
+                return Reply(200, b"ok\n")  # a service that fails ends the whole daemon
         if self._rest is not None:
             await self._rest(scope, receive, _canonical(send))
             return None
@@ -465,7 +460,7 @@ class HttpService:
         """One file of cloud-init's NoCloud seed; a part that the profile does not have is there and empty."""
         assignment, _ = self._next(client, request.site)
         documents = assignment.profile.documents if assignment.profile else {}
-        for kind in (part, SEED[part]):
+        for kind in (part, render.SEED[part]):
             if kind and kind in documents:
                 return self._document(request, kind, client)
         detail = {"path": request.path, "bytes": 0, "peer": request.peer}
