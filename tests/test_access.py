@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pixieboot.config import Settings
+from pixieboot.errors import OperatorError
 from pixieboot.serve import access
 
 
@@ -15,9 +16,10 @@ def test_the_token_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
     token = access.make_token(settings)
     assert len(token) > 40 and access.make_token(settings) == token == access.read_token(settings)
     assert access.token_path(settings).stat().st_mode & 0o777 == 0o600
-    access.token_path(settings).write_text("short\n")
-    with pytest.raises(Exception, match="too short"):
-        access.make_token(settings)
+    for wrong in (b"short\n", b"\xff\xfe" * 30):
+        access.token_path(settings).write_bytes(wrong)
+        with pytest.raises(OperatorError, match="too short"):
+            access.make_token(settings)
     with pytest.raises(Exception, match="cannot be written"):
         access.make_token(Settings(state=f"sqlite:{tmp_path}/none/state.db"))
 

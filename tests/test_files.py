@@ -105,6 +105,12 @@ REFUSED: dict[str, list[str]] = {
 }
 
 
+def test_a_name_that_is_too_long_is_the_name_of_no_file(root_fd: int) -> None:
+    """Not an error of the server's: whoever asks for many of them would fill the log with warnings."""
+    with pytest.raises(FileNotFoundError, match="not a file name"):
+        open_below(root_fd, ["x" * 300])
+
+
 @pytest.mark.parametrize("parts", REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("follow", [False, True], ids=["links refused", "links followed"])
 def test_refused_and_at_once(root_fd: int, parts: list[str], follow: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pixieboot.errors import OperatorError
 from pixieboot.journal import Journal
 from pixieboot.model import Event, Mac
 from pixieboot.serve import history
@@ -51,6 +52,20 @@ def database(tmp_path: Path, events: list[Event]) -> sqlite3.Connection:
     kept._insert(events)
     kept.close()
     return sqlite3.connect(tmp_path / "events.db")
+
+
+def test_a_file_of_another_kind_is_moved_aside(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "events.db") as database:
+        database.execute("CREATE TABLE events (song TEXT)")
+    database.close()
+    History(tmp_path / "events.db", a_journal()).close()
+    assert (tmp_path / "events.damaged").exists()
+
+
+def test_where_nothing_can_be_written_the_operator_is_told(tmp_path: Path) -> None:
+    (tmp_path / "events.db").mkdir()
+    with pytest.raises(OperatorError, match=r"events\.db: the history cannot be opened: "):
+        History(tmp_path / "events.db", a_journal())
 
 
 def test_old_events_go(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from pixieboot.errors import OperatorError
 from pixieboot.model import Mac, Network
+from pixieboot.registry import sqlite
 from pixieboot.serve import parsers
 from pixieboot.serve.httpd import HttpService
 from pixieboot.serve.zerocopy_h11 import H11Protocol, ZeroCopyH11
@@ -233,6 +234,15 @@ def test_done_ends_once(host: Host, request_line: str) -> None:
     assert "done" in [event.kind for event in host.context.journal.timeline(Mac(mac))]
     script = host.get(f"/ipxe?mac={mac}")
     assert b"assets/vmlinuz" not in script.body and script.status == 200
+
+
+def test_made_up_machines_that_are_done_do_not_fill_the_state(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.call(lambda: host.context.store.set_state("once1", host.context.store.state("nobody")))
+    monkeypatch.setattr(sqlite, "DISCOVERED", len(host.context.store.states()) + 2)
+    statuses = [host.get(f"/done?mac=06:00:00:00:00:0{number}").status for number in range(4)]
+    assert statuses == [200, 200, 503, 503]
+    assert host.get("/done?mac=06:00:00:00:00:00").status == 200, "there is room for it already"
+    assert host.get("/done?mac=02:00:00:00:00:02").status == 200, "it is described"
 
 
 def test_head_of_done_changes_nothing(host: Host) -> None:

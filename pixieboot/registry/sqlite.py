@@ -169,6 +169,10 @@ class StateStore:
     def states(self) -> Mapping[str, MachineState]:
         return self._states
 
+    def has_room(self, key: str) -> bool:
+        """May something be noted under this key of a machine that nobody described?  As many as may be discovered."""
+        return key in self._states or len(self._states) < DISCOVERED
+
     def set_state(self, key: str, state: MachineState) -> None:
         """Valid at once, durable soon: what cannot be written now is written with the next that can."""
         if self._states.get(key, FRESH) == state:

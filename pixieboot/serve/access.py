@@ -35,7 +35,7 @@ def read_token(settings: Settings) -> str:
     """The API's token, for the command line.  Raises OperatorError when there is none yet, or it may not be read."""
     path = token_path(settings)
     try:
-        return path.read_text().strip()
+        return path.read_text("ascii", "replace").strip()
     except FileNotFoundError:
         raise OperatorError(str(path), "there is no token yet", "The daemon makes it at its first start.") from None
     except OSError as error:
@@ -49,8 +49,10 @@ def make_token(settings: Settings) -> str:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         token = read_token(settings)
-        if len(token) < 16:
-            raise OperatorError(str(path), "the token is too short to be one", "Remove the file: a new one is made.") from None
+        if len(token) < 16 or not token.isascii():
+            raise OperatorError(
+                str(path), "the token is too short to be one, or no text", "Remove the file: a new one is made."
+            ) from None
         return token
     except OSError as error:
         raise OperatorError(str(path), f"the token cannot be written: {error.strerror}", "Name another --state.") from None

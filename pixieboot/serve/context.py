@@ -27,6 +27,10 @@ class Context:
         machine = self.registry.current.machine_of(client)
         return machine.name if machine else client.mac
 
+    def may_note(self, client: Client) -> bool:
+        """Is there room to note what this client did?  Made-up MACs fill neither memory nor disk."""
+        return self.registry.current.machine_of(client) is not None or self.store.has_room(client.mac)
+
     def assign(self, client: Client, site: Site) -> Assignment:
         """Who this client is and what it is to boot, with what was ordered and learned."""
         return self.registry.current.assign(client, site, self.store.state(self.state_key(client)))

@@ -309,7 +309,7 @@ class DhcpService:
         """The client keeps asking: it does not understand this style of answer.  Use the next one (field: edk2 #6944, #8149)."""
         context = self._context
         machine = context.registry.current.machine_of(client)
-        if machine and machine.reply_style != "auto":
+        if (machine and machine.reply_style != "auto") or not context.may_note(client):
             return
         key = context.state_key(client)
         context.store.set_state(key, replace(context.store.state(key), reply_style=follower))
@@ -348,6 +348,8 @@ class DhcpService:
         if boot.loads < LOOP_LIMIT:
             return
         context = self._context
+        if not context.may_note(Client(mac)):
+            return
         key = context.state_key(Client(mac))
         state = context.store.state(key)
         # From the usual program to its alternate, and if that goes in circles too, back.

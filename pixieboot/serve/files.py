@@ -72,6 +72,10 @@ def open_below(root_fd: int, parts: Sequence[str], follow_links: bool = False) -
             return _walk(root_fd, rest)
         except ValueError:  # NUL, or characters that no file name can have
             raise FileNotFoundError(errno.ENOENT, "not a file name", "/".join(parts)) from None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # no fault of ours, as other errors are: there can be no such file
+                raise FileNotFoundError(errno.ENOENT, "not a file name", "/".join(parts)) from None
+            raise
         except _Link as link:
             links += 1
             if not follow_links:

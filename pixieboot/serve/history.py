@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from pixieboot.errors import OperatorError
 from pixieboot.journal import Journal, event_json
 from pixieboot.model import Event, Mac
 
@@ -130,20 +131,43 @@ def _events(database: sqlite3.Connection, mac: str) -> list[Event]:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """The file, made if it is missing.  One that is damaged is moved aside: history is no reason not to boot anybody."""
+    """The file, made if it is missing; one that is damaged is moved aside: history is no reason not to boot anybody.
+
+    Raises OperatorError when nothing can be written there.
+    """
+    try:
+        try:
+            return _prepared(path)
+        except sqlite3.DatabaseError as error:
+            if _is_the_disk(error):
+                raise
+        path.replace(path.with_suffix(".damaged"))
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return _prepared(path)
+    except (OSError, sqlite3.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        mend = "Move it away if it is no file of the daemon's, make room on that disk, or name another place with --state."
+        raise OperatorError(str(path), f"the history cannot be opened: {why}", mend) from None
+
+
+def _prepared(path: Path) -> sqlite3.Connection:
     path.touch(mode=0o600)
     database = sqlite3.connect(path, check_same_thread=False, timeout=2.0)
     try:
         if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise sqlite3.DatabaseError("damaged")
-    except sqlite3.DatabaseError:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=NORMAL")
+        database.executescript(_SCHEMA)
+        database.execute("SELECT at, mac, service, kind, level, detail FROM events LIMIT 1")
+    except BaseException:
         database.close()
-        path.replace(path.with_suffix(".damaged"))
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        path.touch(mode=0o600)
-        database = sqlite3.connect(path, check_same_thread=False, timeout=2.0)
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=NORMAL")
-    database.executescript(_SCHEMA)
+        raise
     return database
+
+
+def _is_the_disk(error: sqlite3.DatabaseError) -> bool:
+    """Full, read-only, broken or in use: another file would fare no better."""
+    name = getattr(error, "sqlite_errorname", "")
+    return name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY", "SQLITE_PERM"))

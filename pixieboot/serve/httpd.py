@@ -489,6 +489,8 @@ class HttpService:
             raise Refused(400, "Which machine is done? Add ?mac=52:54:00:12:34:56 to the address.\n")
         if request.method == "HEAD":
             return Reply(200, b"done\n", headers=NO_STORE)
+        if not self.context.may_note(client):
+            raise Refused(503, "Too many machines that nobody described: describe this one.\n")
         now = time.time()
         store = self.context.store
         await store.keep_state(key, replace(store.state(key), done=now))
