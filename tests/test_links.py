@@ -89,6 +89,13 @@ def test_an_address_that_the_subnet_lacks_is_said() -> None:
     assert not view.sites and view.notes == ("eth1: it has no address in 10.0.0.0/24",)
 
 
+def test_pools_of_a_subnet_that_the_interface_is_not_in_are_not_leased() -> None:
+    server = Network(interface="eth1", mode="server", pools=(Pool(0x0A000064, 0x0A0000C8),))
+    view = sites(HOST, server)
+    assert not view.sites and view.notes == ("eth1: it has no address in the subnet of its pools (10.0.0.100)",)
+    assert sites(HOST, replace(server, mode="proxy")).sites, "pools mean nothing there"
+
+
 def test_loopback_is_answered_as_the_first_network() -> None:
     view = sites(HOST)
     assert view.of_address("127.0.0.1") is view.sites[0]

@@ -277,7 +277,8 @@ class Sites:
             else:
                 chosen = _addresses_of(link, network)
                 if not chosen:
-                    notes.append(f"{network.interface}: it has no address in {network.subnet}")
+                    missing = str(network.subnet or f"the subnet of its pools ({IPv4Address(network.pools[0].first)})")
+                    notes.append(f"{network.interface}: it has no address in {missing}")
                 for address in chosen:
                     yield self._site(network, link, address)
 
@@ -336,6 +337,8 @@ def _addresses_of(link: Link, network: Network) -> tuple[IPv4Interface, ...]:
         for address in link.addresses:
             if IPv4Address(network.pools[0].first) in address.network:
                 return (address,)
+        if network.mode == "server":
+            return ()  # addresses that are leased from another subnet than ours reach nobody
     return link.addresses
 
 
