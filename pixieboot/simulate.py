@@ -21,7 +21,7 @@ from pixieboot.boots import Boot, size
 from pixieboot.client import Daemon
 from pixieboot.errors import OperatorError, WireError
 from pixieboot.model import IPXE_ARCHES, NO_ADDRESS, Arch, Event, Loader, Mac
-from pixieboot.serve.packet import udp_frame
+from pixieboot.serve.packet import SERVER_ANSWERS, attach, udp_frame
 from pixieboot.verdict import Verdict, judge
 from pixieboot.wire import dhcp as wire
 from pixieboot.wire import tftp
@@ -81,6 +81,7 @@ class Wire:
         except OSError as error:
             raise OperatorError("--interface", f"{interface}: {error.strerror}", "`ip link` lists them.") from None
         self._socket.bind((interface, 0x0800))
+        attach(self._socket, SERVER_ANSWERS)  # else a loader that is fetched in between fills the queue, and the next OFFER is lost
         # Answers to a MAC that is not the card's own are heard only in promiscuous mode (packet(7)).
         membership = struct.pack("iHH8s", index, 1, 0, b"")
         self._socket.setsockopt(263, 1, membership)

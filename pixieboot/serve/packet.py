@@ -130,7 +130,7 @@ class Tap:
     def bind(self) -> None:
         """Open it; nothing that the filter does not let through is ever handed on."""
         self._socket = open_packet_socket(self._protocol)
-        _attach(self._socket, self._program)
+        attach(self._socket, self._program)
         with suppress(BlockingIOError):
             while True:
                 self._socket.recv(1)  # what came before the filter was in place
@@ -208,6 +208,7 @@ def open_packet_socket(protocol: int) -> socket.socket:
     return sock
 
 
-def _attach(sock: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:
+def attach(sock: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:
+    """From now on only frames that the program lets through come into this packet socket's queue."""
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code)))
