@@ -19,6 +19,7 @@ LAYERS = (
     {"inventory"},
     {"wire"},
     {"policy"},
+    {"sandbox"},
     {"render"},
     {"dhcp", "leases", "pxe", "tftp", "content", "boots", "verdict", "explain"},
     {"registry"},

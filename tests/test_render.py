@@ -34,7 +34,7 @@ from pixieboot.model import (
     Step,
     Variant,
 )
-from pixieboot.render import RenderError
+from pixieboot.sandbox import RenderError
 
 MAC = Mac("52:54:00:12:34:56")
 SITE = Site(
@@ -486,39 +486,7 @@ def test_a_machine_that_nobody_described() -> None:
     assert boot(SCRIPT, client, templates={"s.j2": "#!ipxe {{ machine.name | default(client.mac) }}"}) == "#!ipxe 52:54:00:00:00:99"
 
 
-# --- loading -------------------------------------------------------------------------------------------------------------------
-
-SYNTAX: dict[str, tuple[str, tuple[int, str] | None]] = {
-    "none": ("{{ a }}\n", None),
-    "an end that is missing": ("{% if a %}\n", (1, "Unexpected end of template. Jinja was looking for the following tags: "
-                               "'elif' or 'else' or 'endif'. The innermost block that needs to be closed is 'if'")),
-    "an unknown tag": ("\n{% iff a %}", (2, "Encountered unknown tag 'iff'")),
-    "an unknown filter": ("\n\n{{ a | tojsn }}", (3, "No filter named 'tojsn'")),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("text, fault", SYNTAX.values(), ids=SYNTAX)
-def test_syntax_fault(text: str, fault: tuple[int, str] | None) -> None:
-    assert render.syntax_fault(text) == fault
-
-
-def test_references() -> None:
-    text = "{% include 'a' %}\n{% import 'b' as b %}{% from 'c' import d %}\n{% extends 'e' %}"
-    text += "{% include x %}{% include 'f' ignore missing %}"
-    assert render.references(text) == [(1, "a"), (2, "b"), (2, "c"), (3, "e")]
-
-
-def test_every_built_in_template_compiles() -> None:
-    names = render.built_in_names()
-    assert "pixieboot/menu.ipxe.j2" in names and "pixieboot/done.preseed.j2" in names
-    for name in names:
-        assert render._PACKAGE.get_source(render._SYNTAX, name.removeprefix("pixieboot/"))
-
-
-def test_templates_are_compiled_once_for_an_inventory() -> None:
-    before = render._environment(INVENTORY.templates)
-    boot(RAW, templates={"other": "x"})
-    assert render._environment(INVENTORY.templates) is before
+# --- snippets ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("snippet, language", [("done.ign.j2", "json"), ("done.cloud.j2", "phone_home")])
@@ -608,8 +576,3 @@ def test_what_a_client_says_changes_no_structure(value: str) -> None:
 @given(st.text(min_size=1, max_size=80) | st.text("${}|&;#'\"\n\r %\\`", min_size=1, max_size=80))
 def test_whatever_a_client_says_changes_no_structure(value: str) -> None:
     hold_against(value)
-
-
-def test_clean() -> None:
-    assert render.clean("Dell Inc./7:a-b_c.d") == "Dell_Inc._7:a-b_c.d"
-    assert len(render.clean("a" * 1000)) == 64

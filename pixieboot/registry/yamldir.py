@@ -15,7 +15,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pixieboot import render
+from pixieboot import render, sandbox
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.inventory import LOCAL, MENU, Inventory
 from pixieboot.model import EMPTY, Arch, Group, Mac, Machine, Profile, Variant, parse_uuid, swap_uuid
@@ -247,7 +247,7 @@ class YamlDirectory:
             if known is None or known[0] != signature:
                 own: list[OperatorError] = []
                 text = read_text(path, own)
-                if text is not None and (fault := render.syntax_fault(text)):
+                if text is not None and (fault := sandbox.syntax_fault(text)):
                     own.append(OperatorError(f"{path}:{fault[0]}", fault[1], "Correct the template."))
                 known = self._templates[path] = signature, text or "", own
             texts[path.removeprefix(directory)] = known[1]
@@ -461,7 +461,7 @@ def _assets(fields: Fields, key: str) -> tuple[str, ...]:
 def _asset_path(fields: Fields, node: Node, key: str) -> str:
     """A path below assets, a URL, or a template of one of them."""
     text = _template_value(fields, node, key)
-    if not _URL.match(text) and not render.has_markup(text):
+    if not _URL.match(text) and not sandbox.has_markup(text):
         fields.below_root(node, key, text)
     return text
 
@@ -473,7 +473,7 @@ def _template_text(fields: Fields, key: str) -> str | None:
 
 def _template_value(fields: Fields, node: Node, key: str) -> str:
     """A value that may hold {{ … }}, checked for its syntax."""
-    if render.has_markup(node.text) and (fault := render.syntax_fault(node.text)):
+    if sandbox.has_markup(node.text) and (fault := sandbox.syntax_fault(node.text)):
         fields.fault(node, f"{key}: {fault[1]}", "Correct the expression between {{ and }}.")
     return node.text
 
@@ -546,7 +546,7 @@ class _Checks:
         """What is not rendered can be looked at now; the rest is looked at when it is."""
         name = entry.one.documents.get("ignition", "")
         text = self._templates.get(name)
-        if text is None or render.is_butane(name) or render.has_markup(text):
+        if text is None or render.is_butane(name) or sandbox.has_markup(text):
             return
         try:
             json.loads(text)
@@ -557,10 +557,10 @@ class _Checks:
             )
 
     def _includes_exist(self) -> None:
-        built_in = set(render.built_in_names())
+        built_in = set(sandbox.built_in_names())
         for name, text in self._templates.items():
-            if render.syntax_fault(text) is None:
-                for line, other in render.references(text):
+            if sandbox.syntax_fault(text) is None:
+                for line, other in sandbox.references(text):
                     if other not in self._templates and other not in built_in:
                         self._no_template(f"{self._root}/templates/{name}:{line}", f"the template {other!r}", other)
 

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import uvicorn
 
-from pixieboot import content, render
+from pixieboot import content, render, sandbox
 from pixieboot.errors import OperatorError
 from pixieboot.inventory import Inventory
 from pixieboot.model import (
@@ -663,7 +663,7 @@ _ARCH_NAMES = {arch.value: arch for arch in Arch}
 
 def _shown(error: OperatorError) -> bytes:
     """What a machine's screen shows of a mistake in the registry; the log says how to mend it."""
-    return (error.short if isinstance(error, render.RenderError) else str(error)).encode() + b"\n"
+    return (error.short if isinstance(error, sandbox.RenderError) else str(error)).encode() + b"\n"
 
 
 def _mac(text: str) -> Mac:
