@@ -1,11 +1,10 @@
 """Describe a machine from the shell: REGISTRY/machines/NAME.yaml, one file a machine, checked before it counts.
 
-Machines that stand in machines.yaml are the operator's own text and are not rewritten; the message names file and line.
+Machines that stand in machines.yaml are the operator's own text and are not rewritten; the message names file and line.  Those
+that the API described have files of their own too, below the state directory (`adopted`), and are changed and removed there.
 """
 
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import yaml
 
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.inventory import Inventory
-from pixieboot.registry import Registry
+from pixieboot.registry import Registry, replace_file
 from pixieboot.registry.yamldir import MACHINE_KEYS
 
 LISTS = ("macs",)
@@ -23,45 +22,48 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _TOP = re.compile(r"([A-Za-z_]+)\s*:")
 
 
-def add(registry: Path, name: str, settings: Sequence[str]) -> str:
+def add(registry: Path, adopted: Path, name: str, settings: Sequence[str]) -> str:
     """Describe a new machine.  Raises OperatorError or Faults, and leaves everything as it was."""
     if not _NAME.fullmatch(name):
         raise OperatorError("NAME", f"{name!r} is no name for a machine", "Letters, digits, dots and dashes, up to 63.")
-    if known := _load(registry).machines.get(name):
+    if known := _load(registry, adopted).machines.get(name):
         mend = f"Change it: pixieboot machines set {name} KEY=VALUE, or in that file."
         raise OperatorError(known.where, f"machine {name} is described already", mend)
     path = registry / "machines" / f"{name}.yaml"
-    _write(registry, path, _edited("", settings))
+    _write(registry, adopted, path, _edited("", settings))
     return f"{path} describes {name} now."
 
 
-def change(registry: Path, name: str, settings: Sequence[str]) -> str:
+def change(registry: Path, adopted: Path, name: str, settings: Sequence[str]) -> str:
     """Change, add or (KEY=) take out keys of a machine's own file; its other lines stay as they are."""
-    path = _own_file(registry, name)
-    _write(registry, path, _edited(path.read_text(), settings))
+    path = _own_file(registry, adopted, name)
+    _write(registry, adopted, path, _edited(path.read_text(), settings))
     return f"{path} says {', '.join(settings)} now."
 
 
-def remove(registry: Path, name: str) -> str:
+def remove(registry: Path, adopted: Path, name: str) -> str:
     """Take a machine's own file away."""
-    path = _own_file(registry, name)
-    path.unlink()
+    path = _own_file(registry, adopted, name)
+    try:
+        path.unlink()
+    except OSError as error:
+        raise OperatorError(str(path), f"it cannot be removed: {error.strerror}", "Only root may: use sudo.") from None
     return f"{path} is gone: {name} is not described any more."
 
 
-def _own_file(registry: Path, name: str) -> Path:
-    machine = _load(registry).find(name)
+def _own_file(registry: Path, adopted: Path, name: str) -> Path:
+    machine = _load(registry, adopted).find(name)
     if machine is None:
         raise OperatorError("NAME", f"no machine {name} is described", f"Describe it: pixieboot machines add {name} mac=…")
-    path = registry / "machines" / f"{machine.name}.yaml"
-    if not machine.where.startswith(f"{path}:"):
-        mend = f"Change it there with an editor: only a file of its own ({path}) is changed from the shell."
+    path = Path(machine.where.rpartition(":")[0])
+    if path.parent not in (registry / "machines", adopted):
+        mend = f"Change it there with an editor: only a file of its own ({registry}/machines/NAME.yaml) is changed from the shell."
         raise OperatorError(machine.where, f"machine {machine.name} stands among others", mend)
     return path
 
 
-def _load(registry: Path) -> Inventory:
-    found = Registry(str(registry))
+def _load(registry: Path, adopted: Path) -> Inventory:
+    found = Registry(str(registry), adopted)
     found.load()
     return found.current
 
@@ -123,35 +125,19 @@ def _typed(text: str) -> str | int | bool:
     return int(text) if re.fullmatch(r"-?(0|[1-9][0-9]{0,15})", text) else text
 
 
-def _write(registry: Path, path: Path, text: str) -> None:
+def _write(registry: Path, adopted: Path, path: Path, text: str) -> None:
     """Put the text in place, whole; if the registry does not load with it, put back what was there and raise its Faults."""
     before = path.read_bytes() if path.exists() else None
     try:
         path.parent.mkdir(exist_ok=True)
-        _replace(path, text.encode())
+        replace_file(path, text.encode())
     except OSError as error:
         raise OperatorError(str(path), f"it cannot be written: {error.strerror}", "Only root may: use sudo.") from None
     try:
-        _load(registry)
+        _load(registry, adopted)
     except Faults:
         if before is None:
             path.unlink()
         else:
-            _replace(path, before)
-        raise
-
-
-def _replace(path: Path, octets: bytes) -> None:
-    """The file's new content in one step, as readable as its directory is (the daemon's group must read it)."""
-    place = path.parent.stat()
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(octets)
-            if os.geteuid() == 0:
-                os.fchown(file.fileno(), -1, place.st_gid)
-            os.fchmod(file.fileno(), 0o640 | (place.st_mode & 0o004))
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
+            replace_file(path, before)
         raise

@@ -12,17 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from pixieboot import __version__
 from pixieboot.errors import Faults, OperatorError
 
 CONFIG = "/etc/pixieboot/pixieboot.yaml"
 
+
+def inherited(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """An option that may also stand before the subcommand: `machines --json list`."""
+    name = str(parameter.name)
+    if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE and context.parent:
+        return context.parent.params.get(name) or value
+    return value
+
+
 config_option = click.option(
     "-c",
     "--config",
     type=click.Path(path_type=Path),
     envvar="PIXIEBOOT_CONFIG",
+    callback=inherited,
     help=f"Settings file.  [default: {CONFIG} if it exists]",
 )
 

@@ -47,6 +47,15 @@ class Daemon:
         given = {key: value for key, value in query.items() if value is not None}
         return self._call("GET", f"/api/v1{quote(path)}" + (f"?{urlencode(given)}" if given else ""))
 
+    def all(self, name: str) -> list[dict[str, Any]]:
+        """All machines, leases, groups or profiles, page after page.  Raises as `get`."""
+        page = self.get(f"/{name}", limit=500)
+        found: list[dict[str, Any]] = page[name]
+        while page["next"] is not None:
+            page = self.get(f"/{name}", limit=500, after=page["next"])
+            found += page[name]
+        return found
+
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """The JSON answer to a POST of this JSON.  Raises as `get`."""
         return self._call("POST", f"/api/v1{quote(path)}", json.dumps(body).encode())

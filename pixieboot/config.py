@@ -102,6 +102,11 @@ class Settings:
     path: Path | None = None
     unknown_where: str = ""
 
+    @property
+    def adopted(self) -> Path:
+        """The directory of the machines that the API described."""
+        return Path(self.state.removeprefix("sqlite:")).parent / "adopted"
+
 
 def load(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
     """The settings of this file (None: the defaults) with the options of `serve` above it.  Raises Faults with all of them."""
@@ -114,7 +119,7 @@ def load(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
 def check(path: Path | None) -> str:
     """Settings and registry in one pass: a sentence about what was read.  Raises Faults with everything that is wrong."""
     settings, faults = _read(path, {})
-    registry = Registry(settings.registry)
+    registry = Registry(settings.registry, settings.adopted)
     try:
         registry.load()
     except Faults as error:

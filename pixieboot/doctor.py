@@ -74,7 +74,7 @@ def examine_host(path: Path | None, probe: bool = True) -> Iterator[Check]:
 
 
 def check_registry(settings: Settings) -> Iterator[Check]:
-    registry = Registry(settings.registry)
+    registry = Registry(settings.registry, settings.adopted)
     try:
         registry.load()
     except Faults as error:

@@ -16,7 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from pixieboot.boots import duration
-from pixieboot.cli import config_option, operator_errors, settings_path
+from pixieboot.cli import config_option, inherited, operator_errors, settings_path
 from pixieboot.client import Daemon, Unreachable
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.journal import printable
@@ -33,7 +33,7 @@ KINDS = (
 )  # fmt: skip
 ROUTERS = ("dnsmasq", "openwrt", "isc", "kea", "mikrotik", "opnsense", "unifi", "fritzbox", "relay")
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+json_option = click.option("--json", "as_json", is_flag=True, callback=inherited, help="Print JSON for programs.")
 
 
 def reaches_daemon(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,7 +53,7 @@ def reaches_daemon(command: Callable[..., Any]) -> Callable[..., Any]:
 def complete_machine(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of machines for the shell; none when the daemon cannot be asked."""
     try:
-        machines = Daemon.find(settings_path(None)).get("/machines", limit=2000)["machines"]
+        machines = Daemon.find(settings_path(None)).all("machines")
     except (Unreachable, OperatorError, Faults):
         return []
     return [CompletionItem(each["name"]) for each in machines if each["name"].startswith(incomplete)]
@@ -86,15 +86,7 @@ def list_machines(config: Path | None, as_json: bool) -> None:
 
     Example: pixieboot machines list --json
     """
-    daemon = Daemon.find(settings_path(config))
-    found: list[dict[str, Any]] = []
-    after: str | None = None
-    while True:
-        page = daemon.get("/machines", limit=500, after=after)
-        found += page["machines"]
-        after = page["next"]
-        if after is None:
-            break
+    found = Daemon.find(settings_path(config)).all("machines")
     if as_json:
         print_json({"machines": found})
         return
@@ -159,7 +151,7 @@ def add_machine(name: str, settings: tuple[str, ...], config: Path | None) -> No
     """
     from pixieboot.adopt import add
 
-    click.echo(add(registry_of(config), name, settings))
+    click.echo(add(*registries(config), name, settings))
 
 
 @machines.command("set")
@@ -168,13 +160,13 @@ def add_machine(name: str, settings: tuple[str, ...], config: Path | None) -> No
 @click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE...")
 @operator_errors
 def set_machine(name: str, settings: tuple[str, ...], config: Path | None) -> None:
-    """Change keys of REGISTRY/machines/NAME.yaml; KEY= takes one out.
+    """Change keys of a machine that has a file of its own, or was adopted; KEY= takes one out.
 
     Example: pixieboot machines set web2 profile=flatcar boot=once
     """
     from pixieboot.adopt import change
 
-    click.echo(change(registry_of(config), name, settings))
+    click.echo(change(*registries(config), name, settings))
 
 
 @machines.command("remove")
@@ -182,13 +174,13 @@ def set_machine(name: str, settings: tuple[str, ...], config: Path | None) -> No
 @click.argument("name")
 @operator_errors
 def remove_machine(name: str, config: Path | None) -> None:
-    """Take REGISTRY/machines/NAME.yaml away.
+    """Describe a machine no longer that has a file of its own, or was adopted.
 
     Example: pixieboot machines remove web2
     """
     from pixieboot.adopt import remove
 
-    click.echo(remove(registry_of(config), name))
+    click.echo(remove(*registries(config), name))
 
 
 # --- boots ---
@@ -337,7 +329,7 @@ def leases(expired: bool, config: Path | None, as_json: bool) -> None:
 
     Example: pixieboot leases --all
     """
-    found = Daemon.find(settings_path(config)).get("/leases")["leases"]
+    found = Daemon.find(settings_path(config)).all("leases")
     found = [lease for lease in found if expired or lease["state"] != "expired"]
     if as_json:
         print_json({"leases": found})
@@ -508,11 +500,12 @@ def router_help(kind: str, address: str | None, config: Path | None) -> None:
     click.echo(routerhelp.KINDS[kind](routerhelp.Here(address or sites[0].address, loaded.http.port, loaded.loaders)))
 
 
-def registry_of(config: Path | None) -> Path:
-    """The registry's directory, by the settings."""
+def registries(config: Path | None) -> tuple[Path, Path]:
+    """The registry's directory, and that of the machines which the API described, by the settings."""
     from pixieboot import config as settings
 
-    return Path(settings.load(settings_path(config), {}).registry)
+    loaded = settings.load(settings_path(config), {})
+    return Path(loaded.registry), loaded.adopted
 
 
 # --- printing ---

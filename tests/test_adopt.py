@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pixieboot.adopt import add, change, remove
+from pixieboot import adopt
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.registry import Registry
 
@@ -26,6 +26,18 @@ profile: menu
 def registry(tmp_path: Path) -> Path:
     (tmp_path / "machines.yaml").write_text(MACHINES)
     return tmp_path
+
+
+def add(registry: Path, name: str, settings: list[str]) -> str:
+    return adopt.add(registry, registry / "state" / "adopted", name, settings)
+
+
+def change(registry: Path, name: str, settings: list[str]) -> str:
+    return adopt.change(registry, registry / "state" / "adopted", name, settings)
+
+
+def remove(registry: Path, name: str) -> str:
+    return adopt.remove(registry, registry / "state" / "adopted", name)
 
 
 def loaded(registry: Path) -> Registry:
@@ -121,3 +133,23 @@ def test_a_registry_that_cannot_be_written(registry: Path) -> None:
     (registry / "machines").write_text("a file where the directory belongs")
     with pytest.raises((OperatorError, Faults)):
         add(registry, "web2", ["mac=52:54:00:12:34:57"])
+
+
+def test_machines_of_the_api_are_changed_and_removed_where_they_are(registry: Path) -> None:
+    adopted = registry / "state" / "adopted"
+    adopted.mkdir(parents=True)
+    found = Registry(str(registry), adopted)
+    found.load()
+    found.describe("web9", {"macs": ["52:54:00:12:34:99"], "vars": {"role": "db"}})
+    with pytest.raises(OperatorError, match=f"^{adopted}/web9.yaml:1: machine web9 is described already"):
+        add(registry, "web9", ["mac=52:54:00:12:34:58"])
+    with pytest.raises(Faults, match="has the MAC address 52:54:00:12:34:99"):
+        add(registry, "web10", ["mac=52:54:00:12:34:99"])
+    change(registry, "52:54:00:12:34:99", ["profile=local", "vars.role="])
+    found.load()
+    assert found.current.machines["web9"].profile == "local" and not found.current.machines["web9"].vars
+    with pytest.raises(Faults):
+        change(registry, "web9", ["macs=52:54:00:12:34:56"])
+    remove(registry, "web9")
+    found.load()
+    assert "web9" not in found.current.machines and list(adopted.iterdir()) == []

@@ -78,6 +78,10 @@ def test_machines(daemon: Running) -> None:
     assert lines[1].split()[:5] == ["web1", MAC, "10.0.0.50", "linux", "always"] and lines[1].endswith("handed-over")
     assert "(not described)" in lines[2]
     assert [each["name"] for each in json.loads(daemon.run("machines", "list", "--json").output)["machines"]] == ["web1", STRANGER]
+    before = CliRunner().invoke(
+        main, ["machines", "--json", "-c", str(daemon.config), "list"], env={"PIXIEBOOT_CONFIG": "/nowhere"}
+    )
+    assert json.loads(before.output)["machines"], "options may stand before the subcommand too"
     shown = daemon.run("machines", "show", "web1")
     assert "machines.yaml:1" in shown.output and "10.0.0.50" in shown.output
     assert json.loads(daemon.run("machines", "show", "web1", "--json").output)["name"] == "web1"

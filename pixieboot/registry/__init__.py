@@ -1,17 +1,25 @@
 """The registry in force: one Inventory, replaced whole by a good edit and left alone by a bad one.
 
-Whose directory it is shows in what lies there: pixieboot's own, Matchbox's, or that of bootcfg v0.
+Whose directory it is shows in what lies there: pixieboot's own, Matchbox's, or that of bootcfg v0.  Machines that the API described
+are files too, in a directory of the daemon's own, and are read and checked together with the operator's.
 """
 
 import gc
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from threading import Lock
+from typing import Any, Protocol
+
+import yaml
 
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.inventory import Inventory
+from pixieboot.model import Machine
 from pixieboot.registry.foreign import Foreign
 from pixieboot.registry.kinds import is_bootcfg, is_matchbox
+from pixieboot.registry.strictyaml import parse
 from pixieboot.registry.yamldir import Stamp, YamlDirectory
 
 DEFAULT = "/etc/pixieboot"
@@ -34,28 +42,74 @@ class Registry:
     foreign answers the paths of the program whose directory this is, None for our own; notes is what will not be served.
     """
 
-    def __init__(self, source: str) -> None:
-        """source: a directory.  The default one need not exist: nothing is described yet."""
-        self.source = source
+    def __init__(self, source: str, adopted: Path | None = None) -> None:
+        """source: a directory.  The default one need not exist: nothing is described yet.
+
+        adopted: where the API keeps the machines that it describes, a file each; it is made when it is needed.
+        """
+        self.source, self.adopted = source, adopted
         self.current = Inventory.build()
         self.foreign: Foreign | None = None
         self.notes: tuple[OperatorError, ...] = ()
         self._kind: Callable[[Path], Store] = self._own
         self._store: Store = self._own(Path(source))
         self._seen: dict[str, Stamp] = {}
+        self._lock = Lock()  # the files are followed in one thread, the API writes in another
 
     def load(self) -> None:
         """Read everything and put it in force.  Raises Faults with all that is wrong; then what was in force stays."""
-        store = self._fitting_store()
-        self._seen = store.signature()  # before reading: what changes meanwhile is seen as a change afterwards
+        with self._lock:
+            store = self._fitting_store()
+            self._seen = store.signature()  # before reading: what changes meanwhile is seen as a change afterwards
+            self._put_in_force(store, self._read(store.load))
+
+    def describe(self, name: str, description: Mapping[str, Any] | None) -> None:
+        """Describe this machine so (keys as in files), or (None) no longer: durable and in force on return.
+
+        Raises Faults when the registry does not load with it, OSError when it cannot be written; then all is as it was.
+        """
+        with self._lock:
+            store = self._fitting_store()
+            path = self.path_of(name)
+            if not isinstance(store, YamlDirectory) or path is None:
+                mend = "Describe the machine in its files, or make a registry of our own of them: pixieboot import."
+                raise Faults([OperatorError(self.source, "the registry is that of another program", mend)])
+            text = None if description is None else yaml.safe_dump(dict(description), sort_keys=False, allow_unicode=True)
+            inventory = self._read(lambda version: store.load(version, {str(path): text}))
+            if text is None:
+                path.unlink()
+            else:
+                path.parent.mkdir(mode=0o750, exist_ok=True)
+                replace_file(path, text.encode())
+            self._seen = store.signature()
+            self._put_in_force(store, inventory)
+
+    def path_of(self, name: str) -> Path | None:
+        """The file in which the API would describe a machine of this name."""
+        return self.adopted / f"{name}.yaml" if self.adopted else None
+
+    def is_adopted(self, machine: Machine) -> bool:
+        """Did the API describe it?  Otherwise a file of the operator's did."""
+        return self.adopted is not None and machine.where.startswith(f"{self.adopted}{os.sep}")
+
+    def adopted_description(self, machine: Machine) -> dict[str, Any]:
+        """What the API was told of a machine that it described, key by key.  Reads its file; raises OSError."""
+        path = machine.where.rpartition(":")[0]
+        node = parse(Path(path).read_text(), path, [])
+        return node.plain() if node else {}
+
+    def _read(self, load: Callable[[int], Inventory]) -> Inventory:
         collecting = gc.isenabled()
         gc.disable()  # it would walk a growing registry again and again: half of the time to load 10,000 machines
         try:
-            inventory = store.load(self.current.version + 1)
+            inventory = load(self.current.version + 1)
             gc.freeze()  # nor shall it walk the finished one ever after, in the middle of a boot
         finally:
             if collecting:
                 gc.enable()
+        return inventory
+
+    def _put_in_force(self, store: Store, inventory: Inventory) -> None:
         self.current = inventory
         self.foreign, self.notes = store.foreign, tuple(store.notes)
 
@@ -91,4 +145,27 @@ class Registry:
         return self._store
 
     def _own(self, root: Path) -> Store:
-        return YamlDirectory(root, self.source != DEFAULT)
+        return YamlDirectory(root, self.source != DEFAULT, self.adopted)
+
+
+def replace_file(path: Path, octets: bytes) -> None:
+    """The file's new content, in one step and durable; as readable as its directory is (the daemon's group must read it)."""
+    place = path.parent.stat()
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(octets)
+            if os.geteuid() == 0:
+                os.fchown(file.fileno(), -1, place.st_gid)
+            os.fchmod(file.fileno(), 0o640 | (place.st_mode & 0o004))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -46,6 +46,7 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.ASCII)
 _TOP = re.compile(r"^(?=[^\s#\-])", re.MULTILINE)  # where an entry of a block mapping may begin
 _FILE_WIDE = ("&", "*", "<<", "\n---", "\n...", "\n%")  # whoever uses one of these has the file parsed as a whole
 _UUID_TAIL = 19  # from here on a UUID reads the same in both byte orders
+_DRAFT: Stamp = (-1, -1, -1)  # of a file that is not written yet
 _MANY = 64 << 10  # characters from which on the entries of a file are remembered one by one
 
 
@@ -90,9 +91,12 @@ class _Kind(Generic[T]):
 class YamlDirectory:
     """A registry directory and the files of it that are known already."""
 
-    def __init__(self, root: Path, required: bool = True) -> None:
-        """required: a directory that does not exist is a fault, not an empty registry."""
-        self._root, self._required = root, required
+    def __init__(self, root: Path, required: bool = True, adopted: Path | None = None) -> None:
+        """required: a directory that does not exist is a fault, not an empty registry.
+
+        adopted: a second directory of machines, a file each: those that the API described.
+        """
+        self._root, self._required, self._adopted = root, required, adopted
         self._files: dict[str, _Entries[Any]] = {}
         self._templates: dict[str, tuple[Stamp, str, list[OperatorError]]] = {}
         self._texts: Mapping[str, str] = {}
@@ -103,11 +107,16 @@ class YamlDirectory:
         """Differs whenever a file does; none is read."""
         return dict(self._scan([]))
 
-    def load(self, version: int) -> Inventory:
-        """All files as one inventory.  Raises Faults with everything that is wrong in any of them."""
+    def load(self, version: int, drafts: Mapping[str, str | None] = EMPTY) -> Inventory:
+        """All files as one inventory.  Raises Faults with everything that is wrong in any of them.
+
+        drafts: path -> the text that a file is to have, None if it is to go; nothing is written.
+        """
         faults: list[OperatorError] = []
         files = dict(self._scan(faults))
-        machines = self._entries(_MACHINES, files, faults)
+        files |= {path: _DRAFT for path in drafts}
+        files = {path: stamp for path, stamp in files.items() if drafts.get(path, "") is not None}
+        machines = self._entries(_MACHINES, files, faults, drafts)
         groups = self._entries(_GROUPS, files, faults)
         profiles = self._entries(_PROFILES, files, faults)
         templates = self._load_templates(files, faults)
@@ -143,11 +152,18 @@ class YamlDirectory:
                 yield with_suffix, (status.st_size, status.st_ctime_ns, status.st_ino)
             yield from _walk(os.path.join(root, kind.plural), faults, deep=False)
         yield from _walk(os.path.join(root, "templates"), faults, deep=True)
+        # The daemon can always read these; `check` of somebody else goes without.
+        if self._adopted and os.access(self._adopted, os.R_OK | os.X_OK, effective_ids=True):
+            yield from _walk(str(self._adopted), faults, deep=False)
 
-    def _entries(self, kind: _Kind[T], files: Mapping[str, Stamp], faults: list[OperatorError]) -> list[_Found[T]]:
-        """Everything of one kind, from NAMES.yaml and NAMES/NAME.yaml."""
+    def _entries(
+        self, kind: _Kind[T], files: Mapping[str, Stamp], faults: list[OperatorError], drafts: Mapping[str, str | None] = EMPTY
+    ) -> list[_Found[T]]:
+        """Everything of one kind, from NAMES.yaml and NAMES/NAME.yaml, and the machines of the API."""
         many, misnamed = str(self._root / f"{kind.plural}.yaml"), str(self._root / f"{kind.plural}.yml")
-        directory = str(self._root / kind.plural) + os.sep
+        directory: tuple[str, ...] = (str(self._root / kind.plural) + os.sep,)
+        if kind is _MACHINES and self._adopted:
+            directory += (str(self._adopted) + os.sep,)
         found: list[_Found[T]] = []
         for path, signature in files.items():
             if path != many and not path.startswith(directory):
@@ -159,7 +175,9 @@ class YamlDirectory:
                 faults.append(OperatorError(path, f"this file is not read: a file of {kind.plural}/ ends in .yaml", mend))
                 continue
             known = self._files.get(path)
-            if known is None or known.signature != signature:
+            if (draft := drafts.get(path)) is not None:
+                known = self._read(kind, path, signature, path == many, None, draft)
+            elif known is None or known.signature != signature:
                 known = self._files[path] = self._read(kind, path, signature, path == many, known)
             found += known.found
             faults += known.faults
@@ -167,9 +185,11 @@ class YamlDirectory:
             del self._files[path]
         return found
 
-    def _read(self, kind: _Kind[T], path: str, signature: Stamp, many: bool, known: "_Entries[T] | None") -> "_Entries[T]":
+    def _read(
+        self, kind: _Kind[T], path: str, signature: Stamp, many: bool, known: "_Entries[T] | None", draft: str | None = None
+    ) -> "_Entries[T]":
         entries: _Entries[T] = _Entries(signature, [], [])
-        text = read_text(path, entries.faults)
+        text = read_text(path, entries.faults) if draft is None else draft
         if text is None:
             return entries
         if not many:

@@ -50,7 +50,7 @@ def run(path: Path | None, overrides: Mapping[str, Any]) -> None:
     # Read as the user that the daemon becomes, so that a later reload finds the same files readable.
     with privilege.acting_as(user):
         settings = config.load(path, overrides)
-        registry = Registry(settings.registry)
+        registry = Registry(settings.registry, settings.adopted)
         registry.load()
     state = Path(settings.state.removeprefix("sqlite:"))
     privilege.own_directory(state.parent, user)

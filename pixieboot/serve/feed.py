@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterator
 from typing import Any
 
 from pixieboot.journal import Journal, event_json
@@ -36,10 +36,10 @@ class Feed:
                 queue.get_nowait()
                 queue.put_nowait(None)
 
-    def latest(self, limit: int, mac: Mac | None = None, before: str = "") -> list[dict[str, Any]]:
+    def latest(self, limit: int, macs: Collection[Mac] | None = None, before: str = "") -> list[dict[str, Any]]:
         """The newest events, oldest first; of one machine only, or only those before an id, if that is asked."""
         last = self._parse(before)
-        found = [entry for entry in self._events if (mac is None or entry[1].mac == mac) and (last is None or entry[0] < last)]
+        found = [entry for entry in self._events if (macs is None or entry[1].mac in macs) and (last is None or entry[0] < last)]
         return [self.as_json(entry) for entry in found[-limit:]]
 
     async def live(self, after: str) -> AsyncGenerator[dict[str, Any] | None]:

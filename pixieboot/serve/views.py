@@ -45,6 +45,7 @@ def lease_json(lease: Lease, machine: str | None) -> dict[str, Any]:
 
 
 def description(machine: Machine | None) -> dict[str, Any] | None:
+    """What is described of it, in the form in which the API takes a description."""
     if machine is None:
         return None
     return {
@@ -57,8 +58,9 @@ def description(machine: Machine | None) -> dict[str, Any] | None:
         "boot": machine.boot,
         "vars": plain(machine.vars),
         "local_boot": machine.local_boot,
-        "loader": dict(machine.loader),
-        "reply_delay": machine.reply_delay,
+        "loader": machine.loader.get("*") or dict(machine.loader),
+        "options": {str(code): f"0x{value.hex()}" for code, value in machine.options.items()},
+        "reply_delay": f"{machine.reply_delay:.0f}s",
         "reply_style": machine.reply_style,
     }
 

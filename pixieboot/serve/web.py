@@ -23,8 +23,11 @@ from pixieboot.explain import explain, pretend
 from pixieboot.journal import event_json, printable
 from pixieboot.model import Arch, Loader
 from pixieboot.serve import access, api
-from pixieboot.serve.api import Api, BootOrder, Refusal, Who
+from pixieboot.serve.answers import Refusal
+from pixieboot.serve.api import Api
+from pixieboot.serve.known import Who
 from pixieboot.serve.views import boot_json, group_json, profile_json, verdict_json
+from pixieboot.serve.writing import BootOrder
 from pixieboot.verdict import judge, nothing_heard
 
 ROOT = Path(__file__).parent.parent / "web"
@@ -45,7 +48,7 @@ class Pages:
 
     def __init__(self, operations: Api, token: str | None) -> None:
         """token None: the UNIX socket; nobody logs in there."""
-        self._api, self._token = operations, token
+        self._api, self._known, self._token = operations, operations.known, token
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(ROOT / "templates"),
             autoescape=True,
@@ -130,7 +133,7 @@ class Pages:
 
     async def _all(self, request: Request) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         find = request.query_params.get("find", "").strip().lower()
-        told = [each async for each in self._api.everybody()]
+        told = [each async for each in self._known.summaries(self._known.all())]
         if find:
             told = [
                 each
@@ -141,17 +144,17 @@ class Pages:
 
     async def machine(self, request: Request) -> Response:
         """One machine: what it boots next, and its boots."""
-        who = self._api.who(request.path_params["name"])
+        who = self._known.who(request.path_params["name"])
         return await self._page("machine.html", **await self._told(who))
 
     async def boots(self, request: Request) -> Response:
         """The part of that page that changes."""
-        who = self._api.who(request.path_params["name"])
+        who = self._known.who(request.path_params["name"])
         return await self._page("_boots.html", **await self._told(who))
 
     async def _told(self, who: Who) -> dict[str, Any]:
-        boots = await self._api.boots(who)
-        assignment, now = self._api.assignment(who), time.time()
+        boots = await self._known.boots(who)
+        assignment, now = self._known.assignment(who), time.time()
         told = [
             {
                 **boot_json(boot),
@@ -161,33 +164,33 @@ class Pages:
             }
             for number, boot in enumerate(boots)
         ]
-        profiles = sorted(self._api.inventory.profiles)
+        profiles = sorted(self._known.inventory.profiles)
         silent = verdict_json(nothing_heard(who.name))
-        return {"machine": self._api.summary(who), "boots": told[::-1], "profiles": profiles, "silent": silent}
+        return {"machine": self._known.summary(who), "boots": told[::-1], "profiles": profiles, "silent": silent}
 
     async def order(self, request: Request) -> Response:
         """What the machine boots next, by the form of its page."""
-        who = self._api.who(request.path_params["name"], strangers=True)
+        who = self._known.who(request.path_params["name"], strangers=True)
         form = await _form(request)
         order = form.get("boot") or None
         if order not in (None, "once", "always", "local"):
             raise Refusal(400, "boot", f"{order!r} is no order", "Use the form of the page.")
-        await self._api.put_order(who, BootOrder(profile=form.get("profile") or None, boot=order))  # type: ignore[arg-type]
+        await self._api.writing.order(who, BootOrder(profile=form.get("profile") or None, boot=order))  # type: ignore[arg-type]
         if request.headers.get("hx-request"):
             return await self._page("_boots.html", **await self._told(who))
         return RedirectResponse(f"/ui/machines/{quote(who.name, safe='')}", 303)
 
     async def explanation(self, request: Request) -> Response:
         """A dry run for this machine, as any firmware."""
-        who = self._api.who(request.path_params["name"], strangers=True)
+        who = self._known.who(request.path_params["name"], strangers=True)
         query = request.query_params
-        arch = next((each for each in Arch if each.value == query.get("arch")), None) or self._api.known_arch(who) or Arch.X64_EFI
+        arch = next((each for each in Arch if each.value == query.get("arch")), None) or self._known.known_arch(who) or Arch.X64_EFI
         loader = next((each for each in Loader if each.value == query.get("loader")), Loader.FIRMWARE)
         client = pretend(who.machine, who.macs[0] if who.macs else None, arch, loader)
-        told = explain(client, self._api.inventory, self._api.site(who), self._api.state(who))
+        told = explain(client, self._known.inventory, self._known.site(who), self._known.state(who))
         arches = [each.value for each in (Arch.X86_BIOS, Arch.X86_EFI, Arch.X64_EFI, Arch.ARM64_EFI)]
         loaders = [each.value for each in Loader]
-        machine = self._api.summary(who)
+        machine = self._known.summary(who)
         return await self._page(
             "explain.html",
             machine=machine,
@@ -201,15 +204,15 @@ class Pages:
     # --- the rest ---
 
     async def leases(self, request: Request) -> Response:
-        return await self._page("leases.html", leases=self._api.all_leases())
+        return await self._page("leases.html", leases=self._known.all_leases())
 
     async def profiles(self, request: Request) -> Response:
         """Profiles with who boots them, and groups in the order in which they are tried."""
-        told = [each async for each in self._api.everybody()]
+        told = [each async for each in self._known.summaries(self._known.all())]
         users: dict[str | None, list[str]] = {}
         for each in told:
             users.setdefault(each["next"]["profile"], []).append(each["name"])
-        inventory = self._api.inventory
+        inventory = self._known.inventory
         groups = [group_json(group) for group in sorted(inventory.groups.values(), key=lambda g: (-len(g.match), g.name))]
         profiles = [{**profile_json(profile), "users": users.get(name, [])} for name, profile in sorted(inventory.profiles.items())]
         return await self._page("profiles.html", profiles=profiles, groups=groups)
@@ -218,7 +221,7 @@ class Pages:
         return await self._page("log.html", events=self._api.feed.latest(300)[::-1])
 
     async def health(self, request: Request) -> Response:
-        return await self._page("health.html", health=self._api.health_json())
+        return await self._page("health.html", health=self._known.health())
 
 
 def _without_controls(value: Any) -> Any:
