@@ -1,14 +1,15 @@
 """What is at this boot path?  One answer for TFTP and for HTTP below /tftp/, out of the path alone: no file is looked at.
 
 A path is a file below tftp.root, or a configuration that is rendered for the client that its name tells, or nothing at all.
-Every path may stand below a MAC directory (52-54-00-12-34-56/ipxe.efi), which tells whose transfer it is.
+Every path may stand below a MAC directory (52-54-00-12-34-56/ipxe.efi), which tells whose transfer it is, or below a Raspberry
+Pi's serial number (0a1b2c3d/start4.elf): what is not in that directory is what all machines share.
 Boot programs search for their configuration along a ladder of names, from their own to everybody's; each rung is known here,
 so that a miss on the way is not taken for a fault.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from pixieboot.model import Mac, parse_uuid
@@ -23,6 +24,10 @@ EXPECTED_MISSES: Mapping[str, str] = {
     "recovery.elf": "a Raspberry Pi asks for it before start4.elf",
     "recover4.elf": "a Raspberry Pi asks for it before start4.elf",
     "recovery.bin": "a Raspberry Pi asks for it before its boot files",
+    **dict.fromkeys(
+        ("autoboot.txt", "boot.sig", "bootcfg.txt", "dt-blob.bin", "pieeprom.sig", "pieeprom.upd", "timeout", "vl805.sig"),
+        "a Raspberry Pi boots without it",
+    ),
     "revocations.efi": "shim asks for it beside itself",
     "revocations_sku.efi": "shim asks for it beside itself",
     "revocations_sbat.efi": "shim asks for it beside itself",
@@ -40,7 +45,7 @@ _PI_SERIAL = re.compile(r"[0-9a-f]{8}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class FileBelow:
-    """A file below a root: `tftp` is tftp.root.  mac: of the directory that the path stood in.
+    """A file below a root: `tftp` is tftp.root.  mac, serial: of the directory that the path stood in.
 
     A name that ends in ".0" and does not exist means the name without it.  expected: why nobody needs to worry if it is missing.
     """
@@ -49,6 +54,13 @@ class FileBelow:
     parts: tuple[str, ...]
     mac: Mac | None = None
     expected: str = ""
+    serial: str | None = None
+
+    @property
+    def places(self) -> tuple[tuple[str, ...], ...]:
+        """Where to look, one after the other: the machine's own directory, if there is one, and what all share."""
+        own = self.mac.dashed if self.mac else self.serial
+        return ((own, *self.parts), self.parts) if own else (self.parts,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,7 @@ class Rendered:
 
     kind: pxelinux | grub | autoexec | cmdline.txt | config.txt.  The client is the one of mac, uuid, address or serial (a
     Raspberry Pi's last eight digits); with none of them the name is everybody's, and whoever asks is known by the peer's address.
+    shared: the file for machines with nothing to say to.
     """
 
     kind: str
@@ -65,6 +78,7 @@ class Rendered:
     uuid: str | None = None
     address: str | None = None
     serial: str | None = None
+    shared: FileBelow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +105,26 @@ def find(path: str) -> Place:
     if any(len(part.encode()) > LONGEST_NAME for part in parts):
         return Missing(f"a name in the path is longer than {LONGEST_NAME} bytes")
     mac = _mac(parts[0]) if parts else None
-    if mac:
+    serial = parts[0] if len(parts) > 1 and not mac and _PI_SERIAL.fullmatch(parts[0]) else None
+    if mac or serial:
         parts = parts[1:]
     if not parts:
         return Missing("the path names a directory; there are no listings", mac)
+    if parts in (("config.txt",), ("cmdline.txt",)):
+        return _pi_settings(parts, mac, serial)
+    if serial:
+        why = EXPECTED_MISSES.get(parts[-1].lower(), "a Raspberry Pi asks for many files that its model does not need")
+        return FileBelow("tftp", parts, None, "" if parts[0] == "assets" else why, serial)
     return _place(parts, mac)
+
+
+def _pi_settings(parts: tuple[str, ...], mac: Mac | None, serial: str | None) -> Rendered:
+    """What tells a Raspberry Pi its kernel: its own file, else rendered, else the file that all Raspberry Pis share.
+
+    The shared one comes last: the boot partition of Raspberry Pi OS has it, and would hide every profile.
+    """
+    shared = FileBelow("tftp", parts, mac, "a Raspberry Pi boots its model's own kernel without it", serial)
+    return Rendered(parts[0], replace(shared, parts=shared.places[0], mac=None, serial=None), mac, serial=serial, shared=shared)
 
 
 def _place(parts: tuple[str, ...], mac: Mac | None) -> Place:
@@ -109,10 +138,6 @@ def _place(parts: tuple[str, ...], mac: Mac | None) -> Place:
         return _rung(name.removeprefix("grub.cfg-"), "grub", mac, parts)
     if name == "autoexec.ipxe":
         return Rendered("autoexec", file, mac)
-    if name in ("cmdline.txt", "config.txt") and (mac or _PI_SERIAL.fullmatch(folder)):
-        return Rendered(name, file, mac, serial=None if mac else folder)
-    if len(parts) > 1 and _PI_SERIAL.fullmatch(parts[0]):
-        return FileBelow("tftp", parts, mac, "a Raspberry Pi looks below its serial number before it looks at the root")
     return file
 
 

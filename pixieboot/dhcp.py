@@ -106,6 +106,8 @@ class Reply:
         if self.step is not None:
             found["arch"] = client.arch.value if client.arch else ""
             found["loader"] = client.loader.value
+        if client.serial:
+            found["serial"] = client.serial
         if self.style:
             found["style"] = self.style
         found["why"] = self.why

@@ -171,7 +171,7 @@ def _answers(client: Client, at_script: Client, inventory: Inventory, site: Site
                 why = f"reply style {style}: firmware that combines two servers' offers may ask here once more"
                 answers.append(Answer("port 4011", said(step), why))
             if client.loader is Loader.RASPBERRY_PI:
-                return answers
+                return answers + [_pi(name, at_script, inventory, site, state) for name in ("config.txt", "cmdline.txt")]
             as_ipxe = replace(client, loader=Loader.IPXE)
             step = next_boot(as_ipxe, inventory.assign(as_ipxe, site, state), site)
             answers.append(Answer("iPXE's DHCP", said(step), step.why))
@@ -181,6 +181,18 @@ def _answers(client: Client, at_script: Client, inventory: Inventory, site: Site
     if isinstance(step, Boot):
         answers += [_document(kind, at_script, assignment, site, inventory) for kind in sorted(step.profile.documents)]
     return answers
+
+
+def _pi(name: str, client: Client, inventory: Inventory, site: Site, state: MachineState) -> Answer:
+    """What the firmware of a Raspberry Pi is told, unless tftp.root has a file of its own for it."""
+    client = replace(client, arch=Arch.RPIBOOT)
+    assignment = inventory.assign(client, site, state)
+    step = next_boot(client, assignment, site)
+    try:
+        text = render.raspberry_pi(name, step, client, assignment, site, inventory)
+    except OperatorError as error:
+        return Answer(name, said(step), step.why, fault=str(error))
+    return Answer(name, said(step) if text else "the file of that name below tftp.root, if there is one", step.why, text=text or "")
 
 
 def _style(machine: Machine | None) -> str:

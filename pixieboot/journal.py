@@ -89,7 +89,7 @@ class Journal:
         return list(self._timelines)
 
     def mac_of(self, address: str) -> Mac | None:
-        """The machine last seen with this address, by its lease or a request that named its MAC."""
+        """The machine last seen with this address, by its lease or a request that named its MAC; or with this serial number."""
         return self._macs.get(address)
 
     def _keep(self, mac: Mac, event: Event) -> None:
@@ -101,7 +101,7 @@ class Journal:
         else:
             self._timelines.move_to_end(mac)
         timeline.append(event)
-        for name in ("address", "peer"):
+        for name in ("address", "peer", "serial"):
             if address := event.detail.get(name):
                 self._macs[address] = mac
                 if len(self._macs) > MACHINES:

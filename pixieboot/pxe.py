@@ -39,6 +39,7 @@ ITEM_TYPE = b"\x80\x00"  # ours in the menu; types from 0x8000 on are free for v
 CREDENTIALS = 0x8000  # bit of the layer: the client wants a signed boot (BIS), which nobody speaks any more
 # Byte for byte what the boot ROM of a Raspberry Pi looks for; it checks the text, and takes the first item on a Pi 4.
 RASPBERRY_PI = bytes.fromhex("0601030a0400505845") + b"\x09\x14\x00\x00\x11Raspberry Pi Boot\xff"
+OLD_RASPBERRY_PI = bytes.fromhex("0601030a0400505845") + b"\x09\x17\x00\x00\x14Raspberry Pi Boot   \xff"  # a Pi 3 wants the blanks
 RASPBERRY_PI_OUIS = frozenset(("b8:27:eb", "dc:a6:32", "e4:5f:01", "28:cd:c1", "d8:3a:dd", "2c:cf:67", "88:a2:9e"))
 OLD_PI_OUI, OLD_PI_DELAY = "b8:27:eb", 2.0  # the ROM of a Pi 3 hangs when DHCP and TFTP both answer within 2 s
 NO_PXEDHCP = bytes.fromhex("b00101")  # in option 175: iPXE need not wait for a proxy offer
@@ -81,6 +82,7 @@ def _client(
     if loader is Loader.FIRMWARE:
         if _is_raspberry_pi(mac, vendor, arches, arch, code, guid):
             loader, serial = Loader.RASPBERRY_PI, _pi_serial(guid or b"")
+            arch = Arch.RPIBOOT  # it says 0, a PC's BIOS
         elif (vendor is not None and vendor.startswith(HTTP_CLIENT)) or (http and not (vendor or b"").startswith(PXE_CLIENT)):
             loader = Loader.FIRMWARE_HTTP
     labels = {}
@@ -172,10 +174,10 @@ def _is_raspberry_pi(
 def _pi_serial(guid: bytes) -> str | None:
     """The serial number that the board's TFTP paths start with, 8 lower-case hex digits.
 
-    GUIDs are "RPi4", board revision, end of the MAC, serial; before 2020, and on a Pi 3, the serial four times over.
-    Numbers in them are little-endian.
+    GUIDs are "RPi4", board revision, end of the MAC, serial; before 2020 the serial four times over.  Numbers in them are
+    little-endian.  The ROM of a Pi 3 repeats one octet (0x44), which tells nothing.
     """
-    if len(guid) != 17 or not (guid[1:4] == b"RPi" or guid[1:5] * 4 == guid[1:]):
+    if len(guid) != 17 or not (guid[1:4] == b"RPi" or guid[1:5] * 4 == guid[1:]) or len(set(guid[1:])) == 1:
         return None
     return f"{int.from_bytes(guid[13:], 'little'):08x}"
 
@@ -222,7 +224,8 @@ def add_boot_data(
     target = (step.url if isinstance(step, FetchScript) else step.path).encode()
     if client.loader is Loader.RASPBERRY_PI:
         # Its ROM fetches its own ladder of files; only the menu's text and the server count.
-        options[VENDOR_CLASS], options[VENDOR] = PXE_CLIENT, RASPBERRY_PI
+        options[VENDOR_CLASS] = PXE_CLIENT
+        options[VENDOR] = OLD_RASPBERRY_PI if client.mac.startswith(OLD_PI_OUI) else RASPBERRY_PI
         if leasing:
             options[TFTP_SERVER] = reply.sname
     else:

@@ -1,4 +1,4 @@
-"""Steps and templates -> text: iPXE scripts, GRUB and PXELINUX configurations, and documents (Ignition, cloud-config, …).
+"""Steps and templates -> text: iPXE scripts, configurations of GRUB, PXELINUX and Raspberry Pis, documents (Ignition, …).
 
 What a client says of itself is data: before a template sees it, everything but [A-Za-z0-9._:-] becomes "_" and the rest is
 cut at 64 characters, so that it can neither begin a line nor end an argument.  URLs are absolute, on
@@ -34,6 +34,7 @@ from pixieboot.model import (
 from pixieboot.sandbox import BUILT_IN, CONTROL, IPXE_OPERATORS, Names, RenderError, clean, screen, templates_of
 
 MENU_TIMEOUT = 20  # seconds until the menu boots the local disk
+LONGEST_PI_LINE = 98  # characters of a line of config.txt that the firmware reads
 NETBOOT_XYZ = "http://boot.netboot.xyz"
 # Kinds with an endpoint of their own (docs/reference.md, HTTP); all others are served at /files/KIND.
 ENDPOINTS = ("ignition", "cloud", "generic", "metadata")
@@ -43,6 +44,7 @@ SEED = {"user-data": "cloud", "meta-data": None, "vendor-data": None, "network-c
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.ASCII)
 _IMAGE_NAME = re.compile(r"[A-Za-z0-9._+-]+", re.ASCII)
 _SAFE_IN_PATH = "/-._~!()*+,;=:@"
+_SERIAL_CONSOLE = re.compile(r"console=(serial|ttyAMA|ttyS)")
 _VARIANT = Variant()
 
 
@@ -99,6 +101,33 @@ def pxelinux(step: Step, client: Client, assignment: Assignment, site: Site, inv
         case LocalDisk() | Silence():
             return page.built_in("local.pxelinux.j2", why=step.why)
     return page.built_in("ipxe.pxelinux.j2", why=step.why, nbp=f"{client.mac.dashed}/{site.loaders.get(Arch.X86_BIOS, '')}")
+
+
+def raspberry_pi(kind: str, step: Step, client: Client, assignment: Assignment, site: Site, inventory: Inventory) -> str | None:
+    """The step as a Raspberry Pi's config.txt or cmdline.txt; None: its firmware has nothing to boot for this step.
+
+    It fetches kernel and initrds by TFTP only, as paths beside its config.txt.
+    """
+    if not isinstance(step, Boot) or step.profile.menu:
+        return None
+    profile, page = step.profile, _Page(client, assignment, site, inventory, "")
+    if kind in profile.documents:
+        return page.template(profile.documents[kind], profile)
+    if not profile.kernel:
+        return None
+    image = page.image(profile)
+    if kind == "cmdline.txt":
+        return " ".join(image.args) + "\n"
+    for url in (image.kernel, *(initrd.url for initrd in image.initrds)):
+        if _URL.match(url):
+            what = f"profile {profile.name} has {url}, and a Raspberry Pi's firmware knows TFTP only"
+            raise RenderError(profile.where, what, "Put the file below assets.")
+    serial = any(_SERIAL_CONSOLE.match(word) for arg in image.args for word in arg.split())
+    text = page.built_in("pi.config.j2", image=image, serial=serial, why=step.why)
+    if longest := next((line for line in text.splitlines() if len(line) > LONGEST_PI_LINE and not line.startswith("#")), ""):
+        what = f"profile {profile.name} makes a line of {len(longest)} characters in config.txt: {longest}"
+        raise RenderError(profile.where, what, f"A Raspberry Pi reads {LONGEST_PI_LINE} characters of a line: use shorter paths.")
+    return text
 
 
 def pixiecore(step: Boot, client: Client, assignment: Assignment, site: Site, inventory: Inventory) -> dict[str, Any]:
@@ -295,6 +324,8 @@ class _Page:
 
     def image(self, profile: Profile) -> Image:
         variant = profile.arch.get(self._client.arch, _VARIANT) if self._client.arch else _VARIANT
+        if self._client.arch is Arch.RPIBOOT and variant is _VARIANT:
+            variant = profile.arch.get(Arch.ARM64_EFI, _VARIANT)  # the same processor: a kernel for all of them is written once
         kernel = self.link(variant.kernel or profile.kernel or "", profile, "kernel")
         urls = [self.link(text, profile, "initrd") for text in (profile.initrd if variant.initrd is None else variant.initrd)]
         args = self._args(profile.args if variant.args is None else variant.args, profile)

@@ -10,6 +10,7 @@ import re
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -193,17 +194,20 @@ class Machine:
 
     def _boot_pi(self) -> None:
         self._dhcp(Loader.RASPBERRY_PI)
-        folder, found = f"{PI_SERIAL}/", 0
-        for name in PI_FILES:
-            try:
-                self._tftp(f"{folder}{name}")
-                found += 1
-            except Stopped:
-                if folder and not found:  # no folder of its own: it goes on at the top
-                    folder = ""
-                    with suppress(Stopped):
-                        self._tftp(name)
-                        found += 1
+        folder, found, waiting = f"{PI_SERIAL}/", 0, deque(PI_FILES)
+        while waiting:
+            name, content = waiting.popleft(), None
+            with suppress(Stopped):
+                content = self._tftp(f"{folder}{name}")
+            if content is None and folder and not found:  # no folder of its own: it goes on at the top
+                folder = ""
+                with suppress(Stopped):
+                    content = self._tftp(name)
+            if content is None:
+                continue
+            found += 1
+            if name == "config.txt" and (named := _pi_kernel(content.decode("utf-8", "replace"))):
+                waiting = deque(("cmdline.txt", *named))
         if not found:
             raise Stopped(f"none of its files is there: {', '.join(PI_FILES)} below {PI_SERIAL}/ or at the top of tftp.root")
 
@@ -440,6 +444,17 @@ class Machine:
 
     def _note(self, service: str, kind: str, **detail: Any) -> None:
         self.events.append(Event(time.time(), self.mac, service, kind, detail))
+
+
+def _pi_kernel(config: str) -> list[str]:
+    """Kernel and initrds that a Raspberry Pi's config.txt names."""
+    kernels, initrds = [], []
+    for line in config.splitlines():
+        if line.startswith("kernel="):
+            kernels = [line.removeprefix("kernel=")]
+        elif line.startswith("initramfs "):
+            initrds = line.split()[1].split(",")
+    return kernels + initrds
 
 
 def _target(words: Sequence[str]) -> str:

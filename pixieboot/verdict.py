@@ -615,9 +615,9 @@ def _pi(f: Facts) -> Verdict | None:
             "Some of its firmware asks the router instead: set TFTP_IP in its EEPROM (rpi-eeprom-config) to this host, or let "
             "pixieboot lease too (dhcp: server). A Pi 3 that is answered too fast: reply_delay: 2s.",
         )
-    kernels = [e for e in sent if base(path_of(e)).startswith(("kernel", "vmlinuz", "Image"))]
+    kernels = [e for e in sent if "assets/" in path_of(e) or base(path_of(e)).startswith(("kernel", "vmlinuz", "Image"))]
     if kernels:
-        return Verdict("handed-over", "ok", f"The Raspberry Pi fetched {base(path_of(kernels[-1]))}: its kernel has taken over.")
+        return Verdict("handed-over", "ok", f"The Raspberry Pi fetched {base(path_of(kernels[0]))}: its kernel has taken over.")
     firmware = any(base(path_of(e)).startswith(("start", "bootcode")) for e in sent)
     if not f.quiet(f.transfers[-1], TRANSFER_PATIENCE):
         return None
@@ -626,14 +626,15 @@ def _pi(f: Facts) -> Verdict | None:
             "pi-no-kernel",
             "failed",
             "The Raspberry Pi fetched its firmware but no kernel.",
-            "Its folder below tftp.root (its serial number or MAC) needs config.txt, cmdline.txt, the device tree and a kernel.",
+            "Give the machine a profile with a kernel below assets; or put config.txt, cmdline.txt, the device tree and a kernel "
+            "below tftp.root, or in a folder of its serial number or MAC there.",
         )
     first = next((e for e in f.transfers if e.kind == "missing"), f.transfers[0])
     return Verdict(
         "pi-no-firmware",
         "failed",
         f"The Raspberry Pi asked for its firmware files and found none (first {path_of(first)}).",
-        "Copy the boot partition of Raspberry Pi OS into a folder of its serial number below tftp.root.",
+        "Copy the boot partition of Raspberry Pi OS to tftp.root, or to a folder of its serial number there.",
     )
 
 

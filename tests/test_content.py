@@ -28,6 +28,7 @@ FILES: dict[str, tuple[str, str, Mac | None]] = {  # path asked for, file below 
     "an operator's own name on the ladder": ("pxelinux.cfg/menu-common", "pxelinux.cfg/menu-common", None),
     "GRUB's lower rung": ("grub/grub.cfg-0A0", "grub/grub.cfg-0A0", None),
     "the config.txt of an operating system": ("boot/config.txt", "boot/config.txt", None),
+    "what looks like a serial number and is the file": ("0a1b2c3d", "0a1b2c3d", None),
 }
 
 
@@ -53,6 +54,7 @@ LADDERS: dict[str, tuple[str, str, dict[str, str]]] = {  # path asked for, kind,
     "iPXE 2 beside its own file": ("52-54-00-12-34-56/autoexec.ipxe", "autoexec", {"mac": MAC}),
     "a Raspberry Pi's kernel arguments": ("0a1b2c3d/cmdline.txt", "cmdline.txt", {"serial": "0a1b2c3d"}),
     "a Raspberry Pi that asks by MAC": ("dc-a6-32-01-02-03/config.txt", "config.txt", {"mac": Mac("dc:a6:32:01:02:03")}),
+    "a Raspberry Pi that asks at the root": ("config.txt", "config.txt", {}),
 }
 
 
@@ -86,7 +88,32 @@ def test_a_miss_that_nobody_needs_to_worry_about_says_why(path: str) -> None:
     assert (place.file if isinstance(place, Rendered) else place).expected  # type: ignore[union-attr]
 
 
+PLACES: dict[str, tuple[str, list[str]]] = {  # path asked for, files that may be meant, the first that is there counts
+    "a Raspberry Pi's firmware": ("0a1b2c3d/start4.elf", ["0a1b2c3d/start4.elf", "start4.elf"]),
+    "its overlays": ("0a1b2c3d/overlays/vc4.dtbo", ["0a1b2c3d/overlays/vc4.dtbo", "overlays/vc4.dtbo"]),
+    "the kernel that its config.txt names": ("0a1b2c3d/assets/pi/k", ["0a1b2c3d/assets/pi/k", "assets/pi/k"]),
+    "by MAC": ("dc-a6-32-01-02-03/start4.elf", ["dc-a6-32-01-02-03/start4.elf", "start4.elf"]),
+    "what all share": ("start4.elf", ["start4.elf"]),
+}
+
+
+@pytest.mark.parametrize("path, places", PLACES.values(), ids=PLACES)
+def test_what_is_not_in_the_machines_directory_is_what_all_share(path: str, places: list[str]) -> None:
+    place = find(path)
+    assert isinstance(place, FileBelow)
+    assert ["/".join(parts) for parts in place.places] == places
+
+
+@pytest.mark.parametrize("folder", ["0a1b2c3d/", "dc-a6-32-01-02-03/", ""], ids=["serial", "MAC", "root"])
+def test_a_raspberry_pis_own_file_comes_before_its_profile_and_the_shared_one_after(folder: str) -> None:
+    place = find(f"{folder}config.txt")
+    assert isinstance(place, Rendered) and place.shared
+    assert place.file.places == (tuple(f"{folder}config.txt".split("/")),)
+    assert place.shared.places[-1] == ("config.txt",)
+
+
 def test_a_missing_kernel_is_not_expected() -> None:
+    assert not find("0a1b2c3d/assets/pi/vmlinuz").expected  # type: ignore[union-attr]
     assert find("debian/vmlinuz") == FileBelow("tftp", ("debian", "vmlinuz"))
 
 

@@ -98,7 +98,7 @@ STAGES = {
     "uefi http": (Loader.FIRMWARE_HTTP, ["firmware's DHCP", "iPXE's DHCP", "ipxe's script"]),
     "grub": (Loader.GRUB, ["grub's script"]),
     "pxelinux": (Loader.PXELINUX, ["pxelinux's script"]),
-    "raspberry pi": (Loader.RASPBERRY_PI, ["firmware's DHCP"]),
+    "raspberry pi": (Loader.RASPBERRY_PI, ["firmware's DHCP", "config.txt", "cmdline.txt"]),
 }
 
 

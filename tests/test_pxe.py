@@ -139,7 +139,9 @@ PI_VENDOR = b"PXEClient:Arch:00000:UNDI:002001"
 PIS: dict[str, tuple[dict[int, bytes], bytes, Loader, str | None]] = {
     "by the FourCC in option 97": ({60: PI_VENDOR, 93: b"\0\0", 97: PI_GUID}, MAC, Loader.RASPBERRY_PI, "116ce5a5"),
     "by its OUI": ({60: PI_VENDOR, 93: b"\0\0"}, PI_MAC, Loader.RASPBERRY_PI, None),
-    "a Pi 3 and its serial": ({60: PI_VENDOR, 93: b"\0\0", 97: OLD_GUID}, PI3_MAC, Loader.RASPBERRY_PI, "8d8696f5"),
+    "a Pi 4 of 2019 and its serial": ({60: PI_VENDOR, 93: b"\0\0", 97: OLD_GUID}, PI_MAC, Loader.RASPBERRY_PI, "8d8696f5"),
+    "a Pi 3, which tells no serial": ({60: PI_VENDOR, 93: b"\0\0", 97: b"\0" + b"D" * 16}, PI3_MAC, Loader.RASPBERRY_PI, None),
+    "a Pi 5": ({60: PI_VENDOR, 93: b"\0\0", 97: PI_GUID.replace(b"4", b"5", 1)}, MAC, Loader.RASPBERRY_PI, "116ce5a5"),
     "one that knows its arch": ({60: PI_VENDOR, 93: b"\0\x29"}, PI_MAC, Loader.RASPBERRY_PI, None),
     "a REQUEST without option 60 (rpi-eeprom #82)": ({93: b"\0\0", 97: PI_GUID}, PI_MAC, Loader.RASPBERRY_PI, "116ce5a5"),
     "Linux on a Pi": ({60: b"dhcpcd-9.4.1"}, PI_MAC, Loader.FIRMWARE, None),
@@ -153,6 +155,7 @@ PIS: dict[str, tuple[dict[int, bytes], bytes, Loader, str | None]] = {
 def test_raspberry_pi(options: dict[int, bytes], mac: bytes, loader: Loader, serial: str | None) -> None:
     client = client_of(a_message(options, mac))
     assert (client.loader, client.serial) == (loader, serial)
+    assert (client.arch is Arch.RPIBOOT) == (loader is Loader.RASPBERRY_PI)  # no group for PCs matches it
 
 
 # The rest of what a client says
@@ -335,6 +338,11 @@ def test_raspberry_pi_option_43_byte_for_byte(leasing: bool) -> None:
     assert RASPBERRY_PI.hex() == "0601030a04005058450914000011" + b"Raspberry Pi Boot".hex() + "ff"
     assert options == {60: b"PXEClient", 43: RASPBERRY_PI, 97: PI_GUID, **({66: b"10.0.0.1"} if leasing else {})}
     assert (reply.siaddr, reply.sname, reply.file) == ("10.0.0.1", b"10.0.0.1", b"")
+
+
+def test_raspberry_pi_3_option_43_has_the_blanks_that_its_rom_wants() -> None:
+    options = data(NBP, {60: PI_VENDOR, 93: b"\0\0"}, "", leasing=False, mac=PI3_MAC)[1]
+    assert options[43].hex() == "0601030a04005058450917000014" + b"Raspberry Pi Boot   ".hex() + "ff"
 
 
 def test_boot_item_of_a_client() -> None:

@@ -268,6 +268,61 @@ def test_grub_menu() -> None:
     assert "/ignition?mac=52-54-00-12-34-56&profile=flatcar&uuid=" in text  # the document is the offered profile's
 
 
+# --- Raspberry Pi --------------------------------------------------------------------------------------------------------
+
+PI = replace(CLIENT, arch=Arch.RPIBOOT, loader=Loader.RASPBERRY_PI)
+RASPIOS = Profile("pi", kernel="pi/vmlinuz", initrd=("pi/a", "pi/b"), args=("console=serial0,115200", "root=/dev/nfs"), where="p:1")
+
+
+def of_pi(kind: str, profile: Profile, **templates: str) -> str | None:
+    inventory = Inventory.build([], [], [profile], {f"{name}.j2": text for name, text in templates.items()})
+    assignment = replace(inventory.assign(PI, SITE), profile=profile)
+    return render.raspberry_pi(kind, Boot(profile, {}, "because"), PI, assignment, SITE, inventory)
+
+
+def test_a_raspberry_pi_is_told_kernel_initrds_and_arguments() -> None:
+    assert of_pi("config.txt", RASPIOS) == (
+        "# because\narm_64bit=1\nkernel=assets/pi/vmlinuz\ninitramfs assets/pi/a,assets/pi/b followkernel\nenable_uart=1\n"
+    )
+    assert of_pi("cmdline.txt", RASPIOS) == "console=serial0,115200 root=/dev/nfs\n"
+    bare = replace(RASPIOS, initrd=(), args=("console=tty1",))
+    assert of_pi("config.txt", bare) == "# because\narm_64bit=1\nkernel=assets/pi/vmlinuz\n"
+
+
+def test_a_raspberry_pi_takes_its_own_variant_or_that_of_its_processor() -> None:
+    arm64 = replace(RASPIOS, arch={Arch.ARM64_EFI: Variant("arm/k", ())})
+    own = replace(arm64, arch={**arm64.arch, Arch.RPIBOOT: Variant("rpi/k")})
+    assert "kernel=assets/arm/k\n" in (of_pi("config.txt", arm64) or "")
+    assert "kernel=assets/rpi/k\n" in (of_pi("config.txt", own) or "")
+
+
+def test_a_profile_may_bring_its_own_config_txt() -> None:
+    own = replace(RASPIOS, documents={"config.txt": "c.j2"})
+    assert of_pi("config.txt", own, c="kernel=u-boot-{{ client.arch }}.bin\n") == "kernel=u-boot-rpiboot.bin\n"
+    assert of_pi("cmdline.txt", own) == "console=serial0,115200 root=/dev/nfs\n"
+
+
+@pytest.mark.parametrize("profile", [RAW, CHAIN, INVENTORY.profiles["menu"]], ids=lambda profile: profile.name)
+def test_what_only_ipxe_can_boot_is_not_for_a_raspberry_pi(profile: Profile) -> None:
+    assert of_pi("config.txt", profile) is of_pi("cmdline.txt", profile) is None
+
+
+@pytest.mark.parametrize(
+    "profile, what",
+    [
+        (
+            replace(RASPIOS, kernel="http://x.example/k"),
+            r"p:1: .*http://x\.example/k, and a Raspberry Pi's firmware knows TFTP only",
+        ),
+        (replace(RASPIOS, initrd=("a" * 99,)), r"p:1: .*a line of 1\d\d characters in config\.txt"),
+    ],
+    ids=["a URL", "a long line"],
+)
+def test_what_a_raspberry_pi_cannot_fetch_is_told_with_its_place(profile: Profile, what: str) -> None:
+    with pytest.raises(RenderError, match=what):
+        of_pi("config.txt", profile)
+
+
 def test_pxelinux() -> None:
     assert lines(boot(FLATCAR, renderer=render.pxelinux))[1:] == [
         "DEFAULT boot",

@@ -41,7 +41,7 @@ def script(at: float, profile: str | None = "flatcar", status: int = 200, why: s
 
 
 STARTED = event(5, "tftp started", path=NBP, bytes=1_000_000, blksize=1468, windowsize=4, peer="10.0.0.9")
-ON_PI = event(0, "dhcp offered", nbp="bootcode.bin", arch="x86-bios", loader="raspberry-pi")
+ON_PI = event(0, "dhcp offered", nbp="bootcode.bin", arch="rpiboot", loader="raspberry-pi")
 SHIM = "52-54-00-12-34-56/shimx64.efi"
 
 # expected verdict: (events, seconds of now, what the machine is to boot)
@@ -72,6 +72,7 @@ STORIES: Mapping[str, tuple[str, list[Event], float, Assignment]] = {
         Assignment(profile=Profile("nb", chain="http://boot.netboot.xyz")),
     ),
     "a Raspberry Pi got its kernel": ("handed-over", [ON_PI, sent(3, "ab12/kernel8.img")], 60, Assignment()),
+    "a Raspberry Pi got its profile's": ("handed-over", [ON_PI, sent(3, "ab12/assets/pi/linux")], 60, Assignment()),
     # still at it
     "just offered": ("going", [offered(0)], 3, Assignment()),
     "loads its boot program": ("loading", [offered(0), STARTED], 7, Assignment()),

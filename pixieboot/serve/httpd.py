@@ -520,6 +520,8 @@ class HttpService:
                     self._open_boot_file(place.file).close()
                     return await self._file_below(request, place.file, send, scope)
                 text = text_at(place, self.context, request.site, request.peer)
+                if text is None and place.shared:
+                    return await self._file_below(request, place.shared, send, scope)
                 if text is None:
                     return self._missing(request, place.mac, "there is nothing to say to this client", place.file.expected)
                 detail = {"path": request.path, "bytes": len(text), "seconds": 0.0, "peer": request.peer}
@@ -532,9 +534,9 @@ class HttpService:
     def _open_boot_file(self, place: content.FileBelow) -> File:
         settings = self.context.settings
         root, follow = settings.tftp.root, settings.tftp.follow_links
-        if place.mac:  # a directory of that name may really exist
+        for parts in place.places[:-1]:  # a directory of the machine's own
             with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                return open_boot_file(root, (place.mac.dashed, *place.parts), (), follow)
+                return open_boot_file(root, parts, (), follow)
         return open_boot_file(root, place.parts, settings.loaders.values(), follow)
 
     async def _file(

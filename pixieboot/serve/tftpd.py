@@ -22,7 +22,7 @@ from pixieboot.model import Arrival, Event, Mac
 from pixieboot.serve.blocks import Blocks, Content
 from pixieboot.serve.context import Context
 from pixieboot.serve.files import File, open_below, open_boot_file, open_root
-from pixieboot.serve.rendered import text_at
+from pixieboot.serve.rendered import mac_of, text_at
 from pixieboot.serve.transfer import Line, Transfer, path_mtu
 from pixieboot.serve.udp import UdpPort
 from pixieboot.tftp import LARGEST_BLKSIZE, Limits, ReadTransfer, negotiate, netascii
@@ -137,7 +137,7 @@ class TftpService:
     def _answer(self, request: ReadRequest, arrival: Arrival) -> None:
         path = request.filename
         place = paths.find(path)
-        mac = place.file.mac or place.mac if isinstance(place, Rendered) else place.mac
+        mac = mac_of(place, self._context)
         if request.mode not in ("octet", "netascii"):
             self._refuse(arrival, mac, path, f"mode {request.mode} is not served, want octet or netascii", Code.ILLEGAL)
             return
@@ -179,6 +179,8 @@ class TftpService:
                 sites = self._context.sites
                 site = sites.of_address(arrival.address) or sites.at(arrival.ifindex)
                 octets = text_at(place, self._context, site, arrival.peer[0]) if site else None
+                if octets is None and place.shared:
+                    return self._file_content(self._open(place.shared), mode)
                 if octets is None:
                     raise FileNotFoundError(errno.ENOENT, "there is nothing to say to this client")
                 return Content(netascii(octets) if mode == "netascii" else octets)
@@ -187,9 +189,9 @@ class TftpService:
     def _open(self, place: FileBelow) -> File:
         settings = self._context.settings
         root, follow = settings.tftp.root, settings.tftp.follow_links
-        if place.mac:  # a directory of that name may really exist: Raspberry Pis can be told to ask there (TFTP_PREFIX=2)
+        for parts in place.places[:-1]:
             with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                return open_boot_file(root, (place.mac.dashed, *place.parts), (), follow)
+                return open_boot_file(root, parts, (), follow)
         try:
             return open_boot_file(root, place.parts, settings.loaders.values(), follow)
         except (FileNotFoundError, NotADirectoryError):
@@ -270,7 +272,7 @@ class TftpService:
 
     def _miss(self, arrival: Arrival, place: Place, mac: Mac | None, path: str, why: str) -> None:
         self._error(arrival, Code.NOT_FOUND, "File not found")
-        file = place.file if isinstance(place, Rendered) else place
+        file = place.shared or place.file if isinstance(place, Rendered) else place
         expected = file.expected if isinstance(file, FileBelow) else ""
         detail = {"path": path, "peer": arrival.peer[0], "why": expected or why}
         self.record(mac, "missing", detail, "debug" if expected else "info")
