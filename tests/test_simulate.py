@@ -60,6 +60,7 @@ class Lab:
         (tftp / "signed.efi").write_bytes(image(0x8664, signature=b"PKCS7"))
         (tftp / "ipxe-arm64.efi").write_bytes(image(0xAA64))
         (tftp / "wrong.efi").write_bytes(image(0x8664))
+        (tftp / "start4.elf").write_bytes(bytes(1000))
         (tftp / "config.txt").write_text("kernel=kernel8.img\n")
         (tftp / "kernel8.img").write_bytes(bytes(1000))
         (assets / "vmlinuz").write_bytes(bytes(300_000))
@@ -143,8 +144,10 @@ def test_boots_beside_a_router(proxy: Lab, kind: str) -> None:
 
 
 def test_a_raspberry_pi(lab: Lab, proxy: Lab) -> None:
-    assert verdict(lab.simulate("--arch", "raspberry-pi", "--mac", PI)) == "handed-over"
-    assert verdict(proxy.simulate("--arch", "raspberry-pi", "--mac", PI)) == "handed-over"
+    for each in (lab, proxy):
+        told = each.simulate("--arch", "raspberry-pi", "--mac", PI)
+        assert verdict(told) == "handed-over" == each.why(PI)
+        assert "/assets/initrd.gz: 195 KiB" in json.dumps(told["lines"])  # its profile's, not those of the shared config.txt
 
 
 @pytest.mark.parametrize("kind", ["x86-bios", "x64-http", "ipxe-x64"])

@@ -8,9 +8,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -28,6 +28,7 @@ RELAY, RELAYED_GATEWAY = "10.77.0.2", "10.88.0.1"
 RESERVED_MAC, RESERVED_ADDRESS = mac(0x10), "10.77.0.10"
 TAKEN = "10.77.0.105"  # a host that nobody knows of sits on this address of the pool
 CHECKOUT = Path(__file__).parent.parent.parent
+TFTP_PORT = 6969
 MAX_LEASE, LEASE, MIN_LEASE = 7200, 3600, 600
 
 
@@ -46,6 +47,7 @@ class Lan:
     mode: str = "server"
     lease: int = LEASE
     force: bool = False  # server mode begins at once, without asking who else leases
+    registry: Mapping[str, str] = field(default_factory=dict)  # file -> text
 
     def start(self) -> None:
         """Start the server under test and wait until it answers."""
@@ -95,10 +97,13 @@ def pixieboot(lan: Lan) -> list[str]:
     registry, state = lan.directory / "registry", lan.directory / "state"
     for path in (registry, state):
         path.mkdir(exist_ok=True)
+    for name, text in lan.registry.items():
+        (registry / name).write_text(text)
     for path in (lan.directory, registry, state):
         path.chmod(0o777)
-    (registry / "machines.yaml").write_text(
-        f"web1: {{mac: '{RESERVED_MAC.hex(':')}', address: {RESERVED_ADDRESS}, hostname: web1, profile: local, boot: always}}\n"
+    (registry / "machines").mkdir(exist_ok=True)
+    (registry / "machines" / "web1.yaml").write_text(
+        f"mac: '{RESERVED_MAC.hex(':')}'\naddress: {RESERVED_ADDRESS}\nhostname: web1\nprofile: local\nboot: always\n"
     )
     networks = {
         "server": f"""
@@ -127,10 +132,10 @@ def pixieboot(lan: Lan) -> list[str]:
     settings = lan.directory / "pixieboot.yaml"
     settings.write_text(
         f"networks:{networks}registry: {registry}\nstate: sqlite:{state}/state.db\nassets: {state}\n"
-        f"tftp: {{root: {state}, port: 6969}}\nlog: {{level: debug}}\n"
+        f"tftp: {{root: {state}, port: {TFTP_PORT}}}\nlog: {{level: debug}}\n"
     )
-    for path in lan.directory.rglob("*.yaml"):
-        path.chmod(0o644)
+    for path in lan.directory.rglob("*"):
+        path.chmod(0o777 if path.is_dir() else 0o644)
     return [sys.executable, "-m", "pixieboot", "serve", "-c", str(settings)]
 
 
