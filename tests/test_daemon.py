@@ -197,6 +197,7 @@ def test_wrong_input_is_one_sentence_and_exit_2(start: Callable[..., Running], o
     assert sentence in daemon.complained and "Traceback" not in daemon.complained
 
 
+@pytest.mark.slow
 def test_a_second_daemon_is_told_who_holds_the_port(start: Callable[..., Running], site: Path) -> None:
     first = start()
     first.until_event("started")
@@ -223,6 +224,7 @@ def test_a_state_directory_of_somebody_else_names_the_chown(start: Callable[...,
     assert "chown" in daemon.complained and "Traceback" not in daemon.complained
 
 
+@pytest.mark.slow
 def test_another_dhcp_server_on_the_wire_is_named_and_not_fought(
     start: Callable[..., Running], site: Path, network: Network
 ) -> None:

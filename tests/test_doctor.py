@@ -173,6 +173,7 @@ def test_firewall_is_asked_by_what_is_installed(monkeypatch: pytest.MonkeyPatch)
     assert levels(check())[1] == "fault", "what nft prints is not understood: iptables is asked"
 
 
+@pytest.mark.slow
 @pytest.mark.needs_root
 def test_on_a_host_with_another_dhcp_server_and_a_firewall(tmp_path: Path) -> None:
     """A namespace with dnsmasq on the wire, a port that is taken and a firewall: all are named, and the exit code is 1."""

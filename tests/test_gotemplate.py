@@ -187,6 +187,7 @@ PIECES = [
 ]
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # a busy machine is no fault of the code
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join) | st.text(max_size=100))
 def test_any_text_is_a_template_or_a_fault(source: str) -> None:

@@ -686,5 +686,5 @@ class Storm(RuleBasedStateMachine):
         }
 
 
-TestStorm = Storm.TestCase
-TestStorm.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Storm.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestStorm = pytest.mark.slow(Storm.TestCase)

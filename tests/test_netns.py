@@ -54,6 +54,7 @@ def test_a_failed_command_says_what_it_printed() -> None:
         network.host("host").run("sh", "-c", "echo alas >&2; exit 3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
 def test_a_run_that_ends_early_leaves_nothing_for_long(ending: signal.Signals) -> None:
     with subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:

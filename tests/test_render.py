@@ -627,6 +627,7 @@ def test_what_a_client_says_changes_no_structure(value: str) -> None:
     hold_against(value)
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # a busy machine is no fault of the code
 @given(st.text(min_size=1, max_size=80) | st.text("${}|&;#'\"\n\r %\\`", min_size=1, max_size=80))
 def test_whatever_a_client_says_changes_no_structure(value: str) -> None:

@@ -650,6 +650,7 @@ def test_a_taken_port_is_named_with_its_holder(tmp_path: Path) -> None:
             other.bind()
 
 
+@pytest.mark.slow
 @pytest.mark.needs_root
 def test_only_served_interfaces_are_answered_on_a_real_wire() -> None:
     """Nobody is answered who comes in by a link that is not served, whichever address of ours it asks."""

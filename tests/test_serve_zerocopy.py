@@ -255,6 +255,7 @@ def test_dribbling_does_not_extend_the_time_for_a_head(host: Host, monkeypatch: 
         assert time.monotonic() - start < 3
 
 
+@pytest.mark.slow
 def test_a_slow_reader_that_keeps_reading_is_not_dropped(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zerocopy, "STALL_SECONDS", 1.0)
     with host.connect() as wire:

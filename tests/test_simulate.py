@@ -130,6 +130,7 @@ def verdict(told: dict[str, object]) -> str:
 ALL = [kind for kind in KINDS if kind not in ("x86-efi", "x86-http", "raspberry-pi")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL)
 def test_boots_from_a_server_that_leases(lab: Lab, kind: str) -> None:
     told = lab.simulate("--arch", kind, "--whole")
@@ -137,12 +138,14 @@ def test_boots_from_a_server_that_leases(lab: Lab, kind: str) -> None:
     assert any("leased 10.77.0.1" in line for line in told["lines"])  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["x86-bios", "x64-efi", "x64-http", "ipxe-x64"])
 def test_boots_beside_a_router(proxy: Lab, kind: str) -> None:
     told = proxy.simulate("--arch", kind)
     assert verdict(told) == "handed-over", json.dumps(told, indent=1)
 
 
+@pytest.mark.slow
 def test_a_raspberry_pi(lab: Lab, proxy: Lab) -> None:
     for each in (lab, proxy):
         told = each.simulate("--arch", "raspberry-pi", "--mac", PI)

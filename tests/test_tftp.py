@@ -397,6 +397,7 @@ class Wire:
         raise AssertionError("the transfer has no end")
 
 
+@pytest.mark.slow
 @given(
     st.randoms(use_true_random=False),
     st.floats(0, 0.6),

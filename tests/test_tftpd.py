@@ -206,6 +206,7 @@ def test_a_stranger_is_told_and_the_transfer_goes_on(client: Client) -> None:
     assert client.hear() == Data(2, CONTENT[512:1024])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hasty")
 def test_a_silent_peer_gets_at_most_five_packets_and_3_kib(server: Server) -> None:
     for options in ({}, {"blksize": 1468, "windowsize": 64, "tsize": 0}):
@@ -297,6 +298,7 @@ def test_a_client_that_began_again_is_served_again(server: Server, client: Clien
     assert Data(1, CONTENT[:512]) in client.hear_all(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windowsize", [1, 8])
 def test_more_blocks_than_the_counter_has_numbers(root: Path, client: Client, windowsize: int) -> None:
     content = os.urandom(70_000 * 8 + 3)
@@ -603,6 +605,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"blksize": 1468, "windowsize": 64}], ids=["plain", "with options"])
 def test_a_flood_of_silent_requests_locks_nobody_out(server: Server, client: Client, options: dict[str, int]) -> None:
     """2,000 of them: half from addresses of their own, half from the good client's."""
@@ -777,6 +780,7 @@ def over_a_bad_network(root: Path, size: int, harm: float, blksize: int, windows
         assert client.fetch("big", blksize=blksize, windowsize=windowsize) == content
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("windowsize", [1, 16])
 def test_a_mebibyte_with_5_percent_harm(root: Path, windowsize: int) -> None:
@@ -801,6 +805,7 @@ def test_40_mebibytes_over_a_bad_network(root: Path, blksize: int, windowsize: i
     over_a_bad_network(root, 40 * MIB, 0.01, blksize, windowsize)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blksize, windowsize", [(512, 64), (1468, 16), (65464, 1)])
 def test_40_mebibytes(root: Path, client: Client, blksize: int, windowsize: int) -> None:
     content = os.urandom(MIB) * 40

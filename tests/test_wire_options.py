@@ -161,6 +161,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(-1, 300) | st.text(max_size=12) | st.sampled_from(sorted(_NUMBERS)), values)
 def test_any_value_is_bytes_or_a_sentence(name: str | int, value: Any) -> None:
