@@ -43,7 +43,7 @@ from pixieboot.pxe import (
 from pixieboot.wire import dhcp as wire
 from pixieboot.wire.dhcp import Message, packed, parts, payload_limit, reply_to
 
-__all__ = ["Deed", "Destination", "Memo", "Noted", "Remembered", "Reply", "client_of", "repeat", "respond", "selector"]
+__all__ = ["Deed", "Destination", "Noted", "Reply", "client_key", "client_of", "repeat", "respond", "selector"]
 
 BROADCAST = "255.255.255.255"
 SERVER_PORT, CLIENT_PORT, BOOT_SERVER_PORT = 67, 68, 4011
@@ -459,16 +459,21 @@ class _Server:
 def _holder(message: Message, client: Client, assignment: Assignment, network: Network) -> Holder | None:
     """By what this client is known: its MAC, or its client-id where the operator wants that (RFC 2131 §4.2, RFC 4390)."""
     client_id = message.options.get(wire.CLIENT_ID, b"")
-    chaddr = message.chaddr
-    by_mac = any(chaddr) and (network.identify_by == "mac" or not client_id or client_id == bytes((message.htype & 0xFF,)) + chaddr)
-    if not by_mac and not client_id:
+    key = client_key(message.chaddr, message.htype, client_id, network) or (client.mac if any(message.chaddr) else "")
+    if not key:
         return None
-    key = client.mac if by_mac else f"id:{client_id.hex()}"
     source = b""
     if message.giaddr != NO_ADDRESS and wire.AGENT in message.options:
         source = message.giaddr.encode() + message.options[wire.AGENT]
     kin = assignment.machine.macs if assignment.machine else ()
     return Holder(key, client.mac, client_id, client.labels.get("hostname", ""), source, kin)
+
+
+def client_key(chaddr: bytes, htype: int, client_id: bytes, network: Network) -> str:
+    """The client-id as the key of its leases; "" for a client that is known by its MAC."""
+    if not client_id or (any(chaddr) and (network.identify_by == "mac" or client_id == bytes((htype,)) + chaddr)):
+        return ""
+    return f"id:{client_id.hex()}"
 
 
 def _destination(message: Message, client: Client, address: str) -> Destination:
@@ -547,38 +552,3 @@ def _parameters(site: Site) -> Mapping[int, bytes]:
         _parameters_of.clear()
     _parameters_of[id(site)] = (site, found)
     return found
-
-
-@dataclass(slots=True)
-class Remembered:
-    """An encoded reply and what it was made of."""
-
-    facts: tuple[object, ...]
-    client: Client
-    reply: Reply
-    datagram: bytes
-
-
-class Memo:
-    """Replies by the datagram that asked: a client that asks again gets the same bytes, and `repeat` renews what they promise.
-
-    Valid while every fact (inventory, site, state, port, peer …) is the very same object or equal.
-    """
-
-    def __init__(self, size: int = 2048) -> None:
-        self._size = size
-        self._held: dict[bytes, Remembered] = {}
-
-    def find(self, datagram: bytes) -> Remembered | None:
-        """What was answered to this datagram, xid and secs left aside.  The caller compares the facts."""
-        return self._held.get(datagram[:4] + datagram[10:])
-
-    def keep(self, datagram: bytes, remembered: Remembered) -> None:
-        if len(self._held) >= self._size:
-            self._held.clear()
-        self._held[datagram[:4] + datagram[10:]] = remembered
-
-    @staticmethod
-    def again(remembered: Remembered, datagram: bytes) -> bytes:
-        """The remembered reply with this request's xid."""
-        return remembered.datagram[:4] + datagram[4:8] + remembered.datagram[8:]

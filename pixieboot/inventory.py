@@ -48,6 +48,7 @@ class Inventory:
     _by_identity: Mapping[tuple[str, str], tuple[Group, ...]] = field(repr=False)
     _general: tuple[Group, ...] = field(repr=False)
     _default_vars: Mapping[str, Any] = field(repr=False)
+    _alike: bool = field(repr=False)  # no group asks for more of a client than MAC, kind and subnet
 
     @classmethod
     def build(
@@ -87,6 +88,7 @@ class Inventory:
             _by_identity={key: tuple(found) for key, found in by_identity.items()},
             _general=tuple(general),
             _default_vars=default.vars if default else EMPTY,
+            _alike=not any(label in group.match for group in ranked for label in ("uuid", "serial", "hostname")),
         )
 
     def machine_of(self, client: Client) -> Machine | None:
@@ -96,6 +98,10 @@ class Inventory:
             or (self._by_uuid.get(client.uuid) if client.uuid else None)
             or (self._by_serial.get(client.serial.lower()) if client.serial else None)
         )
+
+    def is_stranger(self, mac: Mac, uuid: str | None) -> bool:
+        """Is a client with this MAC and UUID, at the stage of DHCP, assigned what any other of its kind is?"""
+        return self._alike and mac not in self._by_mac and uuid not in self._by_uuid and ("mac", str(mac)) not in self._by_identity
 
     def find(self, text: str) -> Machine | None:
         """The machine that an operator means: by name, MAC in any spelling, UUID or serial number."""

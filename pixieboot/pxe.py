@@ -87,14 +87,14 @@ def _client(
             loader = Loader.FIRMWARE_HTTP
     labels = {}
     if vendor:
-        labels["vendor"] = _text(vendor)
+        labels["vendor"] = said(vendor)
     if hostname:
-        labels["hostname"] = _text(hostname)
+        labels["hostname"] = said(hostname)
     return Client(
         mac,
         arch,
         loader,
-        uuid=parse_uuid(guid[1:].hex()) if guid and len(guid) == 17 and guid[0] == 0 else None,
+        uuid=uuid_of(guid) if guid else None,
         serial=serial,
         vendor_class=labels.get("vendor", ""),
         address=None if ciaddr == NO_ADDRESS else ciaddr,
@@ -182,7 +182,12 @@ def _pi_serial(guid: bytes) -> str | None:
     return f"{int.from_bytes(guid[13:], 'little'):08x}"
 
 
-def _text(value: bytes) -> str:
+def uuid_of(guid: bytes) -> str | None:
+    """The UUID in option 97; None for another type of identifier, and for what parse_uuid refuses."""
+    return parse_uuid(guid[1:].hex()) if len(guid) == 17 and guid[0] == 0 else None
+
+
+def said(value: bytes) -> str:
     """A client's text, up to a NUL at its end.  Whatever it holds: whoever prints it has to escape it."""
     return value.rstrip(b"\0").decode("utf-8", "replace")
 
@@ -297,14 +302,12 @@ class Styles:
     def __init__(self) -> None:
         self._asking: OrderedDict[Mac, _Asking] = OrderedDict()
 
-    def asked(self, client: Client, style: str, now: float) -> str | None:
-        """A DISCOVER was answered in this style.  The style to use from now on, when this one leads nowhere; None: keep it."""
-        if client.loader is not Loader.FIRMWARE:
-            return None
-        entry = self._asking.get(client.mac)
+    def asked(self, mac: Mac, style: str, now: float) -> str | None:
+        """A firmware's DISCOVER was answered in this style.  The one to use from now on, when it leads nowhere; None: keep it."""
+        entry = self._asking.get(mac)
         if entry is None or not 0 <= now - entry.since < self.SESSION:
-            self._asking[client.mac] = _Asking(now, now, 1)
-            self._asking.move_to_end(client.mac)
+            self._asking[mac] = _Asking(now, now, 1)
+            self._asking.move_to_end(mac)
             if len(self._asking) > self.REMEMBERED:
                 self._asking.popitem(last=False)
             return None
@@ -313,7 +316,7 @@ class Styles:
         entry.last, entry.times = now, entry.times + 1
         if entry.times < self.PATIENCE:
             return None
-        del self._asking[client.mac]
+        del self._asking[mac]
         return STYLES[(STYLES.index(style) + 1) % len(STYLES)] if style in STYLES else None
 
     def progressed(self, mac: Mac) -> None:

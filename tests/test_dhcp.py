@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.dhcp import BOOTP, DHCP
 
-from pixieboot.dhcp import Destination, Memo, Noted, Remembered, Reply, client_of, repeat, respond, selector
+from pixieboot.dhcp import Destination, Noted, Reply, client_of, repeat, respond, selector
 from pixieboot.errors import WireError
 from pixieboot.inventory import LOCAL, MENU
 from pixieboot.leases import Holder, Leases
@@ -883,29 +883,6 @@ def test_edk2_send_guid_a_guid_for_a_hardware_address() -> None:
 
 
 # What is remembered
-
-
-def test_the_same_question_gets_the_same_bytes_but_for_xid_and_secs() -> None:
-    lan, memo = Lan("proxy"), Memo(size=2)
-    first, again = a_message(DISCOVER, UEFI), a_message(DISCOVER, UEFI, xid=0xAABBCCDD, secs=9)
-    answer = lan.reply(first)
-    asked = encode(first)
-    assert memo.find(asked) is None
-    memo.keep(asked, Remembered(("facts",), client_of(first), answer, encode(answer.message, answer.limit)))
-    found = memo.find(encode(again))
-    assert found is not None and found.facts == ("facts",)
-    fresh = lan.reply(again)
-    assert memo.again(found, encode(again)) == encode(fresh.message, fresh.limit)
-    assert memo.find(encode(a_message(DISCOVER, BIOS))) is None
-
-
-def test_a_memo_does_not_grow() -> None:
-    lan, memo = Lan("proxy"), Memo(size=2)
-    for number in range(5):
-        message = a_message(DISCOVER, UEFI, chaddr=bytes(5) + bytes((number,)))
-        answer = lan.reply(message)
-        memo.keep(encode(message), Remembered((), client_of(message), answer, b""))
-        assert len(memo._held) <= 2
 
 
 def test_a_repeated_offer_is_held_again() -> None:

@@ -21,7 +21,7 @@ LAYERS = (
     {"policy"},
     {"sandbox"},
     {"render"},
-    {"dhcp", "leases", "pxe", "tftp", "content", "boots", "verdict", "explain"},
+    {"dhcp", "memo", "leases", "pxe", "tftp", "content", "boots", "verdict", "explain"},
     {"registry"},
     {"journal"},
     {"config"},

@@ -384,13 +384,13 @@ def test_the_rom_of_a_pi_3_is_given_time() -> None:
 
 def test_field_1_three_discovers_without_progress_change_the_style() -> None:
     styles = Styles()
-    assert [styles.asked(UEFI, "binl", at) for at in (0.0, 4.0, 12.0, 28.0)] == [None, None, "direct", None]
+    assert [styles.asked(UEFI.mac, "binl", at) for at in (0.0, 4.0, 12.0, 28.0)] == [None, None, "direct", None]
 
 
 def test_every_style_has_its_turn() -> None:
     styles, style, seen = Styles(), "direct", []
     for at in range(0, 36, 4):
-        if following := styles.asked(BIOS, style, float(at)):
+        if following := styles.asked(BIOS.mac, style, float(at)):
             style = following
             seen.append(style)
     assert sorted(seen) == sorted(STYLES)
@@ -401,28 +401,26 @@ def test_every_style_has_its_turn() -> None:
 )
 def test_what_is_not_insistence(times: tuple[float, ...]) -> None:
     styles = Styles()
-    assert [styles.asked(UEFI, "binl", at) for at in times] == [None] * 3
+    assert [styles.asked(UEFI.mac, "binl", at) for at in times] == [None] * 3
 
 
 def test_progress_keeps_the_style() -> None:
     styles = Styles()
     for at in (0.0, 4.0):
-        styles.asked(UEFI, "binl", at)
+        styles.asked(UEFI.mac, "binl", at)
     styles.progressed(UEFI.mac)
     styles.progressed(UEFI.mac)
-    assert styles.asked(UEFI, "binl", 8.0) is None
+    assert styles.asked(UEFI.mac, "binl", 8.0) is None
 
 
-def test_only_firmware_has_styles() -> None:
+def test_no_style_follows_one_that_is_none() -> None:
     styles = Styles()
-    ipxe = replace(UEFI, loader=Loader.IPXE)
-    assert [styles.asked(ipxe, "", at) for at in (0.0, 4.0, 8.0)] == [None] * 3
-    assert [styles.asked(UEFI, "odd", at) for at in (0.0, 4.0, 8.0)] == [None] * 3
+    assert [styles.asked(UEFI.mac, "odd", at) for at in (0.0, 4.0, 8.0)] == [None] * 3
 
 
 def test_a_flood_of_macs_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Styles, "REMEMBERED", 2)
     styles = Styles()
     for number in range(4):
-        styles.asked(replace(UEFI, mac=Mac.of(bytes(5) + bytes((number,)))), "binl", 0.0)
+        styles.asked(Mac.of(bytes(5) + bytes((number,))), "binl", 0.0)
     assert len(styles._asking) == 2

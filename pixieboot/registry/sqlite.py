@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from ipaddress import IPv4Address
@@ -26,6 +26,7 @@ VERSION = 1
 DISCOVERED = 10_000  # machines remembered at most: a flood of made-up MACs must not fill the disk
 LAZY = 1.0  # seconds between writes of what nobody waits for
 SEEN_AGAIN = 3600.0  # seconds between two notes that a known machine was seen: SD cards wear
+ROWS = 50
 FRESH = MachineState()
 
 log = logging.getLogger(__name__)
@@ -43,13 +44,17 @@ CREATE TABLE discovered (
 """
 
 
-def _insert(table: str, columns: int) -> str:
-    """One statement for any number of rows: sqlite3 gives up the GIL for each, and a busy loop is slow to give it back."""
-    values = ", ".join(f"json_extract(value, '$[{number}]')" for number in range(columns))
-    return f"INSERT OR REPLACE INTO {table} SELECT {values} FROM json_each(?)"
+def insert_rows(database: sqlite3.Connection, table: str, rows: Sequence[tuple[object, ...]]) -> None:
+    """Put rows into a table, in place of those with the same key, fifty with each statement.
+
+    sqlite3 gives up the GIL for each statement, and a busy loop is slow to give it back.
+    """
+    for at in range(0, len(rows), ROWS):
+        some = rows[at : at + ROWS]
+        values = ", ".join([f"({', '.join('?' * len(some[0]))})"] * len(some))
+        database.execute(f"INSERT OR REPLACE INTO {table} VALUES {values}", [value for row in some for value in row])
 
 
-_KEEP_LEASES, _KEEP_STATES, _KEEP_DISCOVERED = _insert("leases", 8), _insert("machine_states", 2), _insert("discovered", 6)
 _MEND_FILE = "Move it aside (`mv {path} {path}.damaged`, and {path}-wal with it): a new one is made, and leases begin afresh."
 
 
@@ -222,8 +227,9 @@ class StateStore:
             seen = replace(known, uuid=uuid or known.uuid, arch=arch or known.arch, vendor=vendor or known.vendor, last_seen=now)
         self._discovered[mac] = seen
         with self._wake:
+            if not self._dirty_discovered:  # else the writer knows that something waits
+                self._notify()
             self._dirty_discovered[mac] = seen
-            self._notify()
         return known is None
 
     def close(self) -> None:
@@ -271,7 +277,7 @@ class StateStore:
             error = self._commit_leases([lease for lease, _ in queue]) if queue else None
             self._answer([done for _, done in queue if done], error)
             if states or discovered:
-                error = self._commit(states, discovered)
+                error = self._commit_rest(states, discovered)
                 written = time.monotonic()
                 if error:  # nobody waits for these, or is told: the next time may do
                     with self._wake:
@@ -287,26 +293,28 @@ class StateStore:
                 self._loop.call_soon_threadsafe(_tell, waiting, error)
 
     def _commit_leases(self, leases: list[Lease]) -> StoreError | None:
-        """All of them durable, or none.  A single statement is a transaction of its own, and gives up the GIL but once."""
+        """All of them durable, or none."""
         now = time.time()
         rows = [(x.address, x.client, x.mac, x.state.value, x.expires, x.hostname, x.client_id.hex(), now) for x in leases]
-        try:
-            self._database.execute(_KEEP_LEASES, (json.dumps(rows),))
-        except sqlite3.Error as error:
-            return self._store_error(error)
-        return None
+        return self._commit({"leases": rows})
 
-    def _commit(self, states: Mapping[str, MachineState], discovered: Mapping[Mac, Discovered]) -> StoreError | None:
+    def _commit_rest(self, states: Mapping[str, MachineState], discovered: Mapping[Mac, Discovered]) -> StoreError | None:
         """All of it durable, or nothing."""
-        database = self._database
         kept = [(key, json.dumps(asdict(state))) for key, state in states.items()]
         seen = [(x.mac, x.uuid, x.arch, x.vendor, x.first_seen, x.last_seen) for x in discovered.values()]
+        return self._commit({"machine_states": kept, "discovered": seen})
+
+    def _commit(self, tables: Mapping[str, Sequence[tuple[object, ...]]]) -> StoreError | None:
+        """Rows into their tables, in one transaction; a single statement is one of its own."""
+        database = self._database
         try:
-            database.execute("BEGIN IMMEDIATE")
+            if sum(-(-len(rows) // ROWS) for rows in tables.values()) > 1:
+                database.execute("BEGIN IMMEDIATE")
             try:
-                database.execute(_KEEP_STATES, (json.dumps(kept),))
-                database.execute(_KEEP_DISCOVERED, (json.dumps(seen),))
-                database.execute("COMMIT")
+                for table, rows in tables.items():
+                    insert_rows(database, table, rows)
+                if database.in_transaction:
+                    database.execute("COMMIT")
             except BaseException:
                 if database.in_transaction:
                     database.execute("ROLLBACK")

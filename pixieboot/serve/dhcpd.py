@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pixieboot.dhcp import Memo, Noted, Remembered, Reply, client_of, repeat, respond, selector
+from pixieboot.dhcp import Destination, Noted, Reply, client_of, repeat, respond, selector
 from pixieboot.errors import OperatorError, WireError
 from pixieboot.inventory import Inventory
+from pixieboot.memo import Form, Memo, Own, Remembered, form_of
 from pixieboot.model import NO_ADDRESS, Arrival, Client, Event, Lease, Loader, LoadNBP, Mac, Site
 from pixieboot.policy import LOOP_LIMIT
-from pixieboot.pxe import STYLES, Styles
+from pixieboot.pxe import RASPBERRY_PI_OUIS, STYLES, Styles, uuid_of
 from pixieboot.registry.sqlite import StoreError
 from pixieboot.serve.conflicts import Conflicts
 from pixieboot.serve.context import Context
@@ -26,10 +27,10 @@ from pixieboot.serve.links import ETHERNET, Link
 from pixieboot.serve.neighbours import Neighbour, Neighbours
 from pixieboot.serve.packet import BROADCAST_MAC, Frames, retold, udp_frame
 from pixieboot.serve.udp import UdpPort, others
-from pixieboot.wire.dhcp import DHCPREQUEST, SERVER_ID, Message, decode, encode
+from pixieboot.wire.dhcp import CLIENT_UUID, DHCPREQUEST, SERVER_ID, Message, decode, encode
 
 SERVER_PORT, BOOT_PORT = 67, 4011
-EVERYBODY = "255.255.255.255"
+EVERYBODY, NO_MAC = "255.255.255.255", "00:00:00:00:00:00"
 TELL_AGAIN = 5.0  # seconds until an answer that is repeated counts as another fact for the journal
 SAY_AGAIN = 600.0  # seconds until the same silence towards the same client is noted again
 PROBE_EVERY = 3600.0
@@ -143,6 +144,10 @@ class DhcpService:
                 return self._tell_again(told, again, datagram, port, now)
             self._keep(again.lease, told.client.mac, partial(self._tell_again, told, again, datagram, port, now))
             return True
+        if port == SERVER_PORT and (alike := self._memo.form(datagram)):
+            form, own = alike
+            if form.facts == (inventory, sites.version, ifindex, local) and self._answer_stranger(form, own, facts, datagram, now):
+                return True
         if inventory is not self._inventory:
             self._withhold()
         self._answer_afresh(_Question(datagram, Arrival(port, peer, ifindex, local, now), facts))
@@ -163,16 +168,20 @@ class DhcpService:
             return
         client = client_of(message)
         assignment = context.assign(client, site)
-        self._see(client, arrival.now)
+        self._see(client.mac, client.uuid, client, arrival.now)
         answer = respond(message, client, arrival, assignment, site, context.leases)
         if isinstance(answer, Reply):
             # A relay, and a client that renews through a router, are reached as the kernel routes.
             link = arrival.ifindex if message.giaddr == NO_ADDRESS and site.network.interface else 0
-            tell = partial(self._tell, answer, encode(answer.message, answer.limit), client, site, link, question)
+            encoded = encode(answer.message, answer.limit)
+            tell = partial(self._tell, answer, encoded, client, site, link, question)
             if answer.lease is None:
                 tell()
             else:
                 self._keep(answer.lease, client.mac, tell)
+            if arrival.port == SERVER_PORT and self._is_stranger(client.mac, client.uuid, message.options.get(CLIENT_UUID, b"")):
+                facts = (context.registry.current, context.sites.version, arrival.ifindex, arrival.address)
+                self._memo.learn(question.datagram, partial(form_of, message, client, answer, encoded, facts, site, link))
         elif isinstance(answer, Noted):
             self._keep(answer.lease, client.mac, None)
             self._record(client.mac, answer.kind, {"address": answer.lease.address, "why": answer.why}, at=arrival.now)
@@ -180,6 +189,36 @@ class DhcpService:
             self._ignore(client.mac, answer.why, arrival.now)
             if message.type == DHCPREQUEST and message.giaddr == NO_ADDRESS:
                 self._overhear(message.address(SERVER_ID), site, arrival.ifindex)
+
+    def _answer_stranger(self, form: Form, own: Own, facts: tuple[object, ...], datagram: bytes, now: float) -> bool:
+        """Answer one more client of a kind by its form.  False: it has to be looked at for itself."""
+        context = self._context
+        mac, uuid = Mac.of(own.chaddr), uuid_of(own.guid)
+        if not self._is_stranger(mac, uuid, own.guid) or int.from_bytes(own.xid, "big") in self.neighbours.probing:
+            return False
+        lease = form.claim(own, mac, context.leases, now)
+        if isinstance(lease, str):
+            if form.reply.kind == "acked":
+                return False
+            self._ignore(mac, lease, now)
+            return True
+        self._see(mac, uuid, form.client, now)
+        if lease is not None and form.reply.kind == "acked":
+            self._keep(lease, mac, partial(self._tell_stranger, form, own, mac, uuid, lease, facts, datagram, now))
+        else:
+            self._tell_stranger(form, own, mac, uuid, lease, facts, datagram, now)
+        return True
+
+    def _is_stranger(self, mac: Mac, uuid: str | None, guid: bytes) -> bool:
+        """Is it told what every other client of its kind is told?  A Raspberry Pi goes by its MAC and GUID."""
+        context = self._context
+        return (
+            context.registry.current.is_stranger(mac, uuid)
+            and mac not in context.store.states()
+            and mac[:8] not in RASPBERRY_PI_OUIS
+            and guid[1:4] != b"RPi"
+            and mac != NO_MAC
+        )
 
     def _site_of(self, message: Message, ifindex: int) -> Site | None:
         """The network that a message belongs to; None: none of ours, stay silent."""
@@ -197,15 +236,43 @@ class DhcpService:
     def _tell(self, reply: Reply, encoded: bytes, client: Client, site: Site, link: int, question: _Question) -> None:
         """Send, note, remember, and see that what was offered is free."""
         port, now = question.arrival.port, question.arrival.now
-        framed = self._send(reply, encoded, port, link, site.address)
-        if port == SERVER_PORT and isinstance(reply.step, LoadNBP) and client.loader is Loader.FIRMWARE:
-            self._boot_of(client.mac, now).nbp = reply.step.path.rpartition("/")[2]
+        framed = self._send(reply.destination, reply.delay, encoded, port, link, site.address)
+        if port == SERVER_PORT:
+            self._follow(client.mac, reply, client, now)
         service, kind = ("pxe", "acked") if reply.kind == "pxe acked" else ("dhcp", reply.kind)
-        event = Event(now, client.mac, service, kind, reply.detail(client))
+        event = Event(now, client.mac, service, kind, _with_secs(reply.detail(client), question.datagram[8:10]))
         self._context.journal.record(event)
         self._watch_style(reply, client, event.detail, now)
-        self._look_for_conflicts(reply, site)
+        self._look_for_conflicts(reply.kind, reply.probe, site)
         self._memo.keep(question.datagram, _Told(question.facts, client, reply, encoded, link, site, framed, event, now))
+
+    def _tell_stranger(
+        self,
+        form: Form,
+        own: Own,
+        mac: Mac,
+        uuid: str | None,
+        lease: Lease | None,
+        facts: tuple[object, ...],
+        datagram: bytes,
+        now: float,
+    ) -> None:
+        """As _tell, by a form."""
+        context, reply, site = self._context, form.reply, form.site
+        address, dashed = lease.address if lease else NO_ADDRESS, mac.dashed
+        encoded = form.datagram(own, address, dashed)
+        framed = self._send(form.destination(address, mac), 0.0, encoded, SERVER_PORT, form.link, site.address)
+        self._follow(mac, reply, form.client, now)
+        event = Event(now, mac, "dhcp", reply.kind, _with_secs(form.detail(address, dashed), own.secs))
+        context.journal.record(event)
+        if reply.style and reply.kind == "offered" and (follower := self._styles.asked(mac, reply.style, now)):
+            self._change_style(replace(form.client, mac=mac, uuid=uuid), reply.style, follower, event.detail, now)
+        if lease is None:  # so that the next time costs even less
+            client = replace(form.client, mac=mac, uuid=uuid)
+            self._memo.keep(datagram, _Told(facts, client, reply, encoded, form.link, site, framed, event, now))
+        elif reply.kind == "offered" and site.network.probe:
+            probe = lease.address if context.leases.fresh(lease.address, now) else ""
+            self._look_for_conflicts(reply.kind, probe, site)
 
     def _tell_again(self, told: _Told, reply: Reply, question: bytes, port: int, now: float) -> bool:
         """The same answer to the same question, but for its transaction number.  True: something is left to the loop."""
@@ -215,23 +282,23 @@ class DhcpService:
             link, frame = told.framed
             self._frames.send(link, retold(frame, question[4:8]))
         except OSError:
-            self._send(reply, Memo.again(told, question), port, told.link, told.site.address)
+            self._send(reply.destination, reply.delay, Memo.again(told, question), port, told.link, told.site.address)
         news = now - told.event.at > TELL_AGAIN
         if news:
-            told.event = replace(told.event, at=now)
-            self._see(told.client, now)
+            told.event = replace(told.event, at=now, detail=_with_secs(told.event.detail, question[8:10]))
+            self._see(told.client.mac, told.client.uuid, told.client, now)
         self._context.journal.record(told.event)
         if now - told.asked >= Styles.APART:
             told.asked, news = now, True
             self._watch_style(reply, told.client, told.event.detail, now)
-        return self._look_for_conflicts(reply, told.site) or news or reply.delay > 0
+        return self._look_for_conflicts(reply.kind, reply.probe, told.site) or news or reply.delay > 0
 
-    def _look_for_conflicts(self, reply: Reply, site: Site) -> bool:
+    def _look_for_conflicts(self, kind: str, probe: str, site: Site) -> bool:
         """See that what is offered, and what will be offered next, is free.  False: there was nothing to look for."""
-        if reply.kind != "offered" or site.network.mode != "server" or not site.network.probe:
+        if kind != "offered" or site.network.mode != "server" or not site.network.probe:
             return False
-        if reply.probe:
-            self._conflicts.ask(site, reply.probe)
+        if probe:
+            self._conflicts.ask(site, probe)
         self._conflicts.look_ahead(site)
         return True
 
@@ -247,33 +314,36 @@ class DhcpService:
 
         self._context.store.submit(lease, kept)
 
-    def _send(self, reply: Reply, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
+    def _send(self, to: Destination, delay: float, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
         """Send, at once or after the delay that some ROMs need; link 0: as the kernel routes.  The frame, if it went as one."""
-        framed = self._frame(reply, encoded, port, link, source)
-        if reply.delay > 0:
-            asyncio.get_running_loop().call_later(reply.delay, self._transmit, reply, encoded, port, link, source, framed)
+        framed = self._frame(to, encoded, port, link, source)
+        if delay > 0:
+            asyncio.get_running_loop().call_later(delay, self._transmit, to, encoded, port, link, source, framed)
             return None
-        self._transmit(reply, encoded, port, link, source, framed)
+        self._transmit(to, encoded, port, link, source, framed)
         return framed
 
-    def _transmit(self, reply: Reply, encoded: bytes, port: int, link: int, source: str, framed: tuple[Link, bytes] | None) -> None:
+    def _transmit(
+        self, to: Destination, encoded: bytes, port: int, link: int, source: str, framed: tuple[Link, bytes] | None
+    ) -> None:
         if framed:
-            with suppress(OSError):
+            try:
                 self._frames.send(*framed)
                 return
+            except OSError:
+                pass
         # To a card without an address it cannot be done otherwise: RFC 2131 §4.1 allows the broadcast instead.
-        address = reply.destination.address if reply.destination.mac is None else EVERYBODY
+        address = to.address if to.mac is None else EVERYBODY
         try:
-            self._ports[port].send(encoded, (address, reply.destination.port), link, source)
+            self._ports[port].send(encoded, (address, to.port), link, source)
         except OSError as error:
             self._record(None, "not sent", {"to": address, "why": str(error.strerror)}, "warning")
 
-    def _frame(self, reply: Reply, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
+    def _frame(self, to: Destination, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
         """The answer as an Ethernet frame: to a card that has no address yet, or to all.  None: for the kernel to send.
 
         The kernel could broadcast too, but hears itself then, and needs twice as long.
         """
-        to = reply.destination
         if to.mac is None and to.address != EVERYBODY:
             return None
         interface = self._context.sites.link(link)
@@ -284,17 +354,21 @@ class DhcpService:
 
     # ------------------------------------------------------------------ what follows from an answer
 
-    def _see(self, client: Client, now: float) -> None:
-        """Note a machine that boots over the network, described or not."""
-        if client.arch or client.loader is not Loader.FIRMWARE:
-            arch = client.arch.value if client.arch else None
-            self._context.store.see(client.mac, client.uuid, arch, client.vendor_class, now)
+    def _see(self, mac: Mac, uuid: str | None, kind: Client, now: float) -> None:
+        """Note a machine that boots over the network, described or not.  kind: itself, or one like it."""
+        if kind.arch or kind.loader is not Loader.FIRMWARE:
+            self._context.store.see(mac, uuid, kind.arch.value if kind.arch else None, kind.vendor_class, now)
+
+    def _follow(self, mac: Mac, reply: Reply, kind: Client, now: float) -> None:
+        """What a firmware was told to load: transfers and scripts will show whether it does."""
+        if isinstance(reply.step, LoadNBP) and kind.loader is Loader.FIRMWARE:
+            self._boot_of(mac, now).nbp = reply.step.path.rpartition("/")[2]
 
     def _watch_style(self, reply: Reply, client: Client, detail: Mapping[str, Any], now: float) -> None:
         """Does the client understand how it was told its boot file?"""
         if reply.kind == "pxe acked":
             self._styles.progressed(client.mac)
-        elif reply.style and reply.kind == "offered" and (follower := self._styles.asked(client, reply.style, now)):
+        elif reply.style and reply.kind == "offered" and (follower := self._styles.asked(client.mac, reply.style, now)):
             self._change_style(client, reply.style, follower, detail, now)
 
     def _boot_of(self, mac: Mac, now: float) -> _Boot:
@@ -450,3 +524,10 @@ class DhcpService:
 
     def _record(self, mac: Mac | None, kind: str, detail: dict[str, Any], level: str = "info", at: float | None = None) -> None:
         self._context.journal.record(Event(self._clock() if at is None else at, mac, "dhcp", kind, detail, level))
+
+
+def _with_secs(detail: Mapping[str, Any], secs: bytes) -> Mapping[str, Any]:
+    """The detail with the seconds that the client says it has been asking for, if it says any (RFC 2131 §2)."""
+    if secs == b"\0\0":
+        return {key: value for key, value in detail.items() if key != "secs"} if "secs" in detail else detail
+    return {**detail, "secs": int.from_bytes(secs, "big")}

@@ -12,8 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from pixieboot.errors import OperatorError
-from pixieboot.journal import Journal, event_json
+from pixieboot.journal import Journal, plain
 from pixieboot.model import Event, Mac
+from pixieboot.registry.sqlite import insert_rows
 
 EVERY = 5.0  # seconds between writes
 BATCH = 500  # events that are written sooner
@@ -32,6 +33,8 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE INDEX IF NOT EXISTS events_of_machine ON events (mac, at);
 CREATE INDEX IF NOT EXISTS events_by_time ON events (at);
 """
+
+_as_json = json.JSONEncoder(default=plain).encode
 
 
 class History:
@@ -100,9 +103,9 @@ class History:
                 return
 
     def _insert(self, batch: Sequence[Event]) -> None:
-        rows = [(e.at, e.mac, e.service, e.kind, e.level, json.dumps(event_json(e)["detail"])) for e in batch]
+        rows = [(None, e.at, e.mac, e.service, e.kind, e.level, _as_json(e.detail)) for e in batch]
         with self._database:
-            self._database.executemany("INSERT INTO events (at, mac, service, kind, level, detail) VALUES (?, ?, ?, ?, ?, ?)", rows)
+            insert_rows(self._database, "events", rows)
 
 
 def prune(database: sqlite3.Connection, now: float) -> None:

@@ -166,6 +166,31 @@ def parts(area: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
+def spans(datagram: bytes, codes: tuple[int, ...]) -> dict[int, slice] | None:
+    """Where the values of those of these options stand that a datagram has; None unless it has the plain form of most.
+
+    Plain: an end option, no overload, no option in several parts.
+    """
+    found: dict[int, slice] = {}
+    seen = set()
+    at = _START
+    try:
+        while (code := datagram[at]) != END:
+            if code:
+                start = at + 2
+                at = start + datagram[at + 1]
+                if code in seen or code == OVERLOAD:
+                    return None
+                seen.add(code)
+                if code in codes:
+                    found[code] = slice(start, at)
+            else:
+                at += 1
+    except IndexError:
+        return None
+    return found
+
+
 def payload_limit(request: Message) -> int:
     """The largest UDP payload to answer this request with (option 57).
 

@@ -1,0 +1,212 @@
+"""Replies remembered: to a client that asks again, and to strangers, who differ from one another in little.
+
+A client's own reply is valid for the same datagram, xid and secs left aside.  Strangers are machines of which registry and
+store hold nothing.  What one of them was answered is a form for all others that ask alike: transaction, address, MAC,
+client-id (RFC 6842), GUID, and the MAC's directory before the boot program are blanks, filled in from the datagram that asks.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+from pixieboot.dhcp import Destination, Reply, client_key
+from pixieboot.leases import Holder, Leases
+from pixieboot.model import NO_ADDRESS, Client, Lease, Loader, Mac, Site
+from pixieboot.pxe import said
+from pixieboot.wire.dhcp import BOOT_FILE, CLIENT_ID, CLIENT_UUID, HOST_NAME, REQUESTED_ADDRESS, Message, dotted, packed, spans
+
+_XID, _SECS, _YIADDR, _CHADDR, _FILE = slice(4, 8), slice(8, 10), slice(16, 20), slice(28, 34), slice(108, 236)
+_OWN = (HOST_NAME, REQUESTED_ADDRESS, CLIENT_ID, CLIENT_UUID)
+_NOTHING = slice(0, 0)
+_DASHED = 17  # octets of a MAC's directory
+_Pick = Callable[[Sequence[bytes] | bytes], tuple[bytes, ...]]  # an itemgetter: these items, or these slices
+
+
+@dataclass(slots=True)
+class Remembered:
+    """An encoded reply and what it was made of."""
+
+    facts: tuple[object, ...]
+    client: Client
+    reply: Reply
+    datagram: bytes
+
+
+@dataclass(slots=True)
+class Own:
+    """What a datagram says of this very client."""
+
+    xid: bytes
+    secs: bytes
+    chaddr: bytes
+    hostname: bytes
+    wanted: bytes
+    client_id: bytes
+    guid: bytes
+
+
+@dataclass(slots=True)
+class Form:
+    """What one stranger was answered, with blanks for what was its own."""
+
+    facts: tuple[object, ...]
+    client: Client  # that stranger
+    reply: Reply
+    site: Site
+    link: int
+    image: bytes  # the datagram, as a format of bytes
+    blanks: _Pick  # in their order, out of (xid, yiaddr, chaddr, dashed, client_id, guid)
+    path: tuple[str, str, str] | None  # which detail names the boot program, and what stands before and behind the MAC there
+
+    def claim(self, own: Own, mac: Mac, leases: Leases, now: float) -> Lease | str | None:
+        """Offer or bind an address to this client, as was done for the one before; or why not.  None: there is nothing to lease."""
+        deed = self.reply.deed
+        if deed is None:
+            return None
+        site = self.site
+        key = client_key(own.chaddr, 1, own.client_id, site.network) or mac
+        hostname = said(own.hostname) if own.hostname else ""
+        who = Holder(key, mac, own.client_id, hostname, deed.who.source)
+        wanted = dotted(own.wanted) if own.wanted else ""
+        if deed.selecting:
+            return leases.bind(who, site, None, wanted, deed.seconds, now)
+        return leases.offer(who, site, None, wanted, now)
+
+    def datagram(self, own: Own, address: str, dashed: str) -> bytes:
+        """The answer for this client."""
+        return self.image % self.blanks((own.xid, packed(address), own.chaddr, dashed.encode(), own.client_id, own.guid))
+
+    def destination(self, address: str, mac: Mac) -> Destination:
+        """Where it goes."""
+        to = self.reply.destination
+        return to if to.mac is None else Destination(address, to.port, mac)
+
+    def detail(self, address: str, dashed: str) -> dict[str, Any]:
+        """What the journal says of it."""
+        found = dict(self.reply.detail(self.client))
+        if "address" in found:
+            found["address"] = address
+        if self.path:
+            name, before, behind = self.path
+            found[name] = before + dashed + behind
+        return found
+
+
+def form_of(
+    message: Message, client: Client, reply: Reply, encoded: bytes, facts: tuple[object, ...], site: Site, link: int
+) -> Form | None:
+    """The form for this stranger's kind; None if more of its answer is its own than can be filled in."""
+    deed = reply.deed
+    if (message.htype, message.hlen) != (1, 6) or message.ciaddr != NO_ADDRESS or client.loader is Loader.RASPBERRY_PI:
+        return None
+    if reply.delay or not (reply.kind == "offered" or (deed and deed.selecting)):
+        return None
+    found = spans(encoded, (CLIENT_ID, CLIENT_UUID, BOOT_FILE))
+    if found is None:
+        return None
+    mac, dashed = client.mac, client.mac.dashed.encode()
+    blanks = [(_XID, 0), (_YIADDR, 1), (_CHADDR, 2)]
+    for code, number in ((CLIENT_ID, 4), (CLIENT_UUID, 5)):
+        if code in found:
+            if encoded[found[code]] != message.options.get(code):
+                return None
+            blanks.append((found[code], number))
+    for area in (_FILE, found.get(BOOT_FILE, _NOTHING)):
+        at = encoded.find(dashed, area.start, area.stop)
+        if at >= 0:
+            blanks.append((slice(at, at + _DASHED), 3))
+    blanks.sort(key=lambda blank: blank[0].start)
+    kept, at = [], 0
+    for span, _ in blanks:
+        kept.append(encoded[at : span.start])
+        at = span.stop
+    kept.append(encoded[at:])
+    # Whatever else names this client would be told to all others.
+    own = [message.chaddr, dashed, mac.encode()]
+    own += [message.options[code] for code in (CLIENT_ID, CLIENT_UUID) if code in message.options]
+    if any(mark in piece for piece in kept for mark in own):
+        return None
+    path, detail = None, reply.detail(client)
+    for name, value in detail.items():
+        if isinstance(value, str) and client.mac.dashed in value:
+            before, _, behind = value.partition(client.mac.dashed)
+            if path or name == "why":
+                return None
+            path = (name, before, behind)
+    image = b"%b".join(piece.replace(b"%", b"%%") for piece in kept)
+    pick = itemgetter(*[number for _, number in blanks])
+    return Form(facts, client, reply, site, link, image, pick, path)
+
+
+class _Cut:
+    """Where datagrams of one build hold what is the client's own, and the forms of those that are alike in all the rest."""
+
+    __slots__ = ("forms", "kind", "own", "spots")
+
+    def __init__(self, spots: Mapping[int, slice]) -> None:
+        self.spots = spots
+        own = [_XID, _SECS, _CHADDR, *(spots.get(code, _NOTHING) for code in _OWN)]
+        self.own: _Pick = itemgetter(*own)
+        rest, at = [], 0
+        for span in sorted((span for span in own if span is not _NOTHING), key=lambda span: span.start):
+            rest.append(slice(at, span.start))
+            at = span.stop
+        self.kind: _Pick = itemgetter(*rest, slice(at, None))
+        self.forms: dict[tuple[bytes, ...], Form | None] = {}  # None: one of this kind was answered
+
+
+class Memo:
+    """Replies by the datagram that asked, and forms by what the datagrams of one kind have in common.
+
+    Valid while every fact (inventory, site, state, port, peer …) is the very same object or equal.
+    """
+
+    CUTS = 16  # builds of datagrams: half a dozen firmwares, DISCOVER and REQUEST of each
+    FORMS = 64  # of each build
+
+    def __init__(self, size: int = 2048) -> None:
+        self._size = size
+        self._held: dict[bytes, Remembered] = {}
+        self._cuts: dict[int, list[_Cut]] = {}  # by the datagram's length
+
+    def find(self, datagram: bytes) -> Remembered | None:
+        """What was answered to this datagram, xid and secs left aside.  The caller compares the facts."""
+        return self._held.get(datagram[:4] + datagram[10:])
+
+    def keep(self, datagram: bytes, remembered: Remembered) -> None:
+        if len(self._held) >= self._size:
+            self._held.clear()
+        self._held[datagram[:4] + datagram[10:]] = remembered
+
+    @staticmethod
+    def again(remembered: Remembered, datagram: bytes) -> bytes:
+        """The remembered reply with this request's xid."""
+        return remembered.datagram[:4] + datagram[4:8] + remembered.datagram[8:]
+
+    def form(self, datagram: bytes) -> tuple[Form, Own] | None:
+        """The form for clients that ask like this, and what is this one's own.  The caller compares the facts."""
+        for cut in self._cuts.get(len(datagram), ()):
+            if form := cut.forms.get(cut.kind(datagram)):
+                return form, Own(*cut.own(datagram))
+        return None
+
+    def learn(self, datagram: bytes, make: Callable[[], Form | None]) -> None:
+        """A stranger was answered.  Once a second one asks alike, a form is worth its making."""
+        spots = spans(datagram, _OWN)
+        if spots is None:
+            return
+        cuts = self._cuts.get(len(datagram), [])
+        cut = next((cut for cut in cuts if cut.spots == spots), None)
+        if cut is None:
+            if sum(map(len, self._cuts.values())) >= self.CUTS:
+                self._cuts.clear()
+            cut = _Cut(spots)
+            self._cuts.setdefault(len(datagram), []).append(cut)
+        kind = cut.kind(datagram)
+        if kind in cut.forms:
+            cut.forms[kind] = make()
+        else:
+            if len(cut.forms) >= self.FORMS:
+                cut.forms.clear()
+            cut.forms[kind] = None
