@@ -17,7 +17,7 @@ ENDPOINTS = ("/ignition", "/cloud", "/generic", "/metadata")  # documents that a
 # Words of the reasons why a machine that wants to boot from here is not answered (policy.py, dhcp.py, inventory.py).
 REFUSALS = (
     "answer: known", "unknown: ignore", "another PXE server", "no boot program", "IANA has not assigned", "no address is free",
-    "dhcp: off", "boot: local", "boot: once", "is the local disk",
+    "dhcp: off", "boot: local", "boot: once", "on_timeout: local", "is the local disk",
 )  # fmt: skip
 # What the usual boot programs run on, to notice one that was handed to the wrong firmware.
 LOADER_ARCHES = {
@@ -54,8 +54,8 @@ def split(events: Iterable[Event]) -> list[Boot]:
     """The boots in a machine's events, oldest first.  What belongs to no network boot (lease renewals) is left out."""
     found: list[list[Event]] = []
     for event in sorted(events, key=lambda event: event.at):
-        if event.service == "api":
-            continue  # an operator's order is no sign of the machine
+        if event.service in ("api", "boot"):
+            continue  # an operator's order, or a time that is up, is no sign of the machine
         if not found or _begins(event, found[-1]):
             found.append([])
         found[-1].append(event)
@@ -89,7 +89,7 @@ def _is_script(event: Event) -> bool:
 def is_local(event: Event) -> bool:
     """Does this answer send the machine to its own disk?"""
     why = str(event.detail.get("why"))
-    disk = "(boot: local)" in why or "(boot: once)" in why or "is the local disk" in why
+    disk = any(mark in why for mark in ("(boot: local)", "(boot: once)", "(on_timeout: local)", "is the local disk"))
     return disk or (event.kind == "script" and event.detail.get("profile") == "local")
 
 
@@ -224,8 +224,7 @@ class Facts:
     @property
     def order(self) -> str:
         """always | once | local: what was ordered, else what the registry says."""
-        machine = self.assignment.machine
-        return self.assignment.state.boot or (machine.boot if machine else "always")
+        return self.assignment.order
 
     @property
     def last(self) -> Event:

@@ -29,6 +29,7 @@ from pixieboot.model import (
 
 MENU = Profile("menu", title="Menu", menu=True, where="built in")
 LOCAL = Profile("local", title="Local disk", local=True, where="built in")
+HOLD = Profile("hold", title="Held", where="built in")  # waits until an operator decides; nobody can choose it
 FRESH = MachineState()
 _IDENTITIES = ("mac", "uuid", "serial")  # labels that single out one machine: groups that ask for them are indexed
 

@@ -238,6 +238,8 @@ class Profile:
     chain: str | None = None  # URL to chain to, instead of a kernel
     local: bool = False
     menu: bool = False  # the built-in menu
+    once_timeout: float = 0.0  # seconds in which an installation (boot: once) must report done; 0: for ever
+    on_timeout: str = "again"  # again | hold | local
     loader: Mapping[str, str] = EMPTY  # arch name or "*" -> NBP
     where: str = ""  # FILE:LINE
 
@@ -297,7 +299,10 @@ class MachineState:
     done: float = 0.0
     reply_style: str | None = None  # the style that worked, or the next one to try
     local_boot: str | None = None  # the way to the local disk that worked
+    local_boot_works: bool = False  # it stayed away once it was sent there
     loader_fetches: int = 0  # loads of the same NBP in the last two minutes without a script: the loop guard
+    deadline: float = 0.0  # until when the installation under way must report done; 0: none is, or it has no limit
+    overdue: float = 0.0  # when the last one had to, and did not (0: there is none)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +319,11 @@ class Assignment:
     @property
     def known(self) -> bool:
         return self.machine is not None or self.group is not None
+
+    @property
+    def order(self) -> str:
+        """always | once | local: what was ordered, else what the registry says."""
+        return self.state.boot or (self.machine.boot if self.machine else "always")
 
 
 @dataclass(frozen=True, slots=True)

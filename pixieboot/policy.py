@@ -5,6 +5,7 @@ GET.  It remembers nothing; what was learned or ordered enters as `assignment.st
 change if that is not what the operator wants: the log, the timeline, `explain` and the web page all print that sentence.
 """
 
+from pixieboot.inventory import HOLD
 from pixieboot.model import (
     Arch,
     Assignment,
@@ -21,6 +22,8 @@ from pixieboot.model import (
     Step,
 )
 
+# Ways to the local disk, and which is tried after which when the machine is back at once.
+LOCAL_WAYS = ("sanboot", "exit1", "exit0", "http404")
 LOOP_LIMIT = 3  # loads of one NBP in two minutes that led to no script: it will not work the next time either
 # What to try when the default NBP was loaded again and again: the firmware's own network driver instead of iPXE's, or the reverse.
 ALTERNATES = {
@@ -41,7 +44,7 @@ def next_boot(client: Client, assignment: Assignment, site: Site) -> Step:
     if local := _local_disk(client, assignment, profile):
         return local
     if client.stage is Stage.SCRIPT:
-        return Boot(profile, assignment.vars, assignment.why)
+        return _boot(profile, assignment)
     match client.loader:
         case Loader.IPXE:
             return FetchScript(f"{site.http_url}/boot.ipxe", f"iPXE runs already: chain to its script; {assignment.why}")
@@ -52,23 +55,40 @@ def next_boot(client: Client, assignment: Assignment, site: Site) -> Step:
     return _load_nbp(client, client.arch, assignment, site)
 
 
+def _boot(profile: Profile, assignment: Assignment) -> Boot:
+    """The profile; or what becomes of an installation whose time is up."""
+    if assignment.order != "once" or not assignment.state.overdue:
+        return Boot(profile, assignment.vars, assignment.why)
+    late = f"its installation did not report done in time (profile {profile.name}: on_timeout: {profile.on_timeout})"
+    if profile.on_timeout == "hold":
+        return Boot(HOLD, assignment.vars, f"{late}: it waits until `pixieboot boot NAME` says what to do")
+    return Boot(profile, assignment.vars, f"{assignment.why}; {late}: it is installed again")
+
+
 def _local_disk(client: Client, assignment: Assignment, profile: Profile) -> LocalDisk | None:
     """The local disk, if that is what this machine boots now, in the way that its platform understands."""
-    machine, state = assignment.machine, assignment.state
-    order = state.boot or (machine.boot if machine else "always")
+    state, order = assignment.state, assignment.order
     if order == "local":
         why = "it boots from its local disk (boot: local)"
     elif order == "once" and state.done:
         why = "it was installed once and reported done (boot: once); `pixieboot boot NAME --once` installs it again"
+    elif order == "once" and state.overdue and profile.on_timeout == "local":
+        why = "its installation did not report done in time (on_timeout: local); `pixieboot boot NAME --once` installs it again"
     elif profile.local:
         why = f"profile {profile.name} is the local disk; {assignment.why}"
     else:
         return None
-    how = machine.local_boot if machine else "auto"
+    how = local_way(client, assignment)
+    return LocalDisk(how, why)
+
+
+def local_way(client: Client, assignment: Assignment) -> str:
+    """How a loader that runs on this client is sent to the local disk."""
+    how = assignment.machine.local_boot if assignment.machine else "auto"
     if how == "auto":
         # sanboot on UEFI and exit on a BIOS leave half of all machines at a firmware prompt (netboot.xyz #1276).
-        how = state.local_boot or ("exit1" if client.arch and client.arch.platform == "efi" else "sanboot")
-    return LocalDisk(how, why)
+        how = assignment.state.local_boot or ("exit1" if client.arch and client.arch.platform == "efi" else "sanboot")
+    return how
 
 
 def _load_nbp(client: Client, arch: Arch | None, assignment: Assignment, site: Site) -> Step:

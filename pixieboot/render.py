@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from jinja2 import UndefinedError
 
-from pixieboot.inventory import Inventory
+from pixieboot.inventory import HOLD, Inventory
 from pixieboot.model import (
     Arch,
     Assignment,
@@ -31,6 +31,7 @@ from pixieboot.model import (
     Step,
     Variant,
 )
+from pixieboot.policy import local_way
 from pixieboot.sandbox import BUILT_IN, CONTROL, IPXE_OPERATORS, Names, RenderError, clean, screen, templates_of
 
 MENU_TIMEOUT = 20  # seconds until the menu boots the local disk
@@ -52,6 +53,8 @@ def ipxe(step: Step, client: Client, assignment: Assignment, site: Site, invento
     """The step as an iPXE script."""
     page = _Page(client, assignment, site, inventory)
     match step:
+        case Boot(profile) if profile is HOLD:
+            return page.built_in("hold.ipxe.j2", why=step.why, url=_entry(f"{site.http_url}/ipxe"))
         case Boot(profile) if profile.script is not None:
             script = page.template(profile.script, profile)
             return script if script.startswith("#!ipxe") else f"#!ipxe\n{script}"
@@ -363,7 +366,7 @@ class _Page:
             "who": machine.name if machine else self._client.mac,
             "entries": entries,
             "seconds": MENU_TIMEOUT,
-            "efi": bool(self._client.arch and self._client.arch.platform == "efi"),
+            "how": local_way(self._client, self._assignment),
             "netboot_xyz": NETBOOT_XYZ,
             "entry_point": _entry(f"{self._site.http_url}/ipxe"),
             "why": self._assignment.why,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pixieboot.boots import GAP, LOADER_ARCHES, Boot, Facts, base, duration, is_local, loader_of, path_of, progress, size
 from pixieboot.content import EXPECTED_MISSES
 from pixieboot.model import Assignment, Event, Loader
+from pixieboot.policy import LOCAL_WAYS
 
 # How long a machine may be silent before "it is still at it" becomes "it stopped here" (measured, with OVMF, ROMs and iPXE).
 OFFER_PATIENCE = 15.0  # EDK2 collects offers for 3.8 s; ROMs repeat at 4, 8, 16 s
@@ -136,13 +137,17 @@ def _local_failed(f: Facts) -> Verdict | None:
     if sent is None:
         return None
     machine = f.assignment.machine
-    how = f.assignment.state.local_boot or (machine.local_boot if machine else "auto")
-    others = ", ".join(way for way in ("sanboot", "exit1", "exit0", "http404") if way != how)
+    how = sent.detail.get("local_boot") or (machine.local_boot if machine else "auto")
+    now = f.assignment.state.local_boot
+    others = ", ".join(way for way in LOCAL_WAYS if way != how)
+    mend = f"Its firmware may want another way: set local_boot to one of {others}."
+    if now and now != how and (machine is None or machine.local_boot == "auto"):
+        mend = f"Its firmware may want another way: {now} is tried from now on, and kept if it stays away."
     return Verdict(
         "local-disk-failed",
         "failed",
         f"It came back {duration(f.boot.start - before.end)} after it was sent to its local disk (local_boot: {how}).",
-        f"Its firmware may want another way: set local_boot to one of {others}. Or the disk holds nothing that starts.",
+        f"{mend} Or the disk holds nothing that starts.",
     )
 
 
@@ -181,6 +186,29 @@ def _document_missing(f: Facts) -> Verdict | None:
         f"Its system asked for {kind}, which its profile does not have.",
         f"Name a template under `{kind.strip('/').partition('/')[0]}` in the profile, or take the URL out of its kernel arguments.",
     )
+
+
+def _overdue(f: Facts) -> Verdict | None:
+    """Its time was up in this boot, or before it and it has not begun again."""
+    state = f.assignment.state
+    if f.order != "once" or not state.overdue or state.deadline or state.done or f.assignment.profile is None:
+        return None
+    if f.files and f.boot.start > state.overdue:
+        return None
+    what, mend = _WHEN_LATE.get(f.assignment.profile.on_timeout, _WHEN_LATE["again"])
+    return Verdict(
+        "once-overdue",
+        "failed",
+        f"Its installation did not report done within {duration(f.assignment.profile.once_timeout)} (once_timeout): {what}.",
+        f"{mend} The installer's last step must call /done?mac=… (late-command, phone_home, Ignition unit).",
+    )
+
+
+_WHEN_LATE = {  # on_timeout -> what becomes of it, and the way out
+    "again": ("it installs again at its next boot", "If it is installed: `pixieboot boot NAME --local`."),
+    "hold": ("it is held and boots nothing", "`pixieboot boot NAME --once` installs it again, `--local` starts its disk."),
+    "local": ("it starts from its local disk", "`pixieboot boot NAME --once` installs it again."),
+}  # fmt: skip
 
 
 def _never_done(f: Facts) -> Verdict | None:
@@ -872,7 +900,7 @@ def _going(f: Facts) -> Verdict | None:
 
 # What came later in a boot stands above what came earlier; what is certain above what is likely.
 RULES: tuple[Rule, ...] = (
-    _installed, _document_failed, _document_missing, _never_done, _reinstalls, _document_not_fetched, _booted,
+    _installed, _document_failed, _document_missing, _overdue, _never_done, _reinstalls, _document_not_fetched, _booted,
     _file_missing, _file_error, _file_aborted, _file_stalled, _files_incomplete, _handed_over,
     _local_failed, _local, _script_error, _script_unknown, _menu, _chained, _script_without_files,
     _pi, _wrong_arch, _second_stage_missing, _modules_missing, _config_missing, _grub_lost, _loader_loop, _ipxe_without_script,

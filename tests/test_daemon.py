@@ -167,6 +167,37 @@ def test_sighup_puts_new_settings_in_force_and_names_what_needs_a_restart(start:
     assert "eth1: proxy, 10.72.0.1/24" in daemon.until_event("networks")["networks"]
 
 
+@pytest.mark.slow
+def test_once_and_the_way_to_the_disk_survive_power_cuts(start: Callable[..., Running], host: Host, site: Path) -> None:
+    (site / "registry/machines.yaml").write_text("web1: {mac: 02:00:00:00:00:01, profile: linux, boot: once}\n")
+    (site / "registry/profiles.yaml").write_text("linux: {kernel: vmlinuz, once_timeout: 1h}\n")
+
+    def ask(path: str) -> str:
+        return host.run("curl", "-sS", "--max-time", "5", f"http://10.71.0.2:8080{path}?mac=02:00:00:00:00:01&platform=efi").stdout
+
+    def cut(daemon: Running) -> Running:
+        os.kill(daemon.pid(), signal.SIGKILL)
+        daemon.process.wait(5)
+        again = start()
+        again.until_event("started")
+        return again
+
+    daemon = start()
+    daemon.until_event("started")
+    for _ in range(3):
+        assert "assets/vmlinuz" in ask("/ipxe")
+    daemon = cut(daemon)
+    assert "assets/vmlinuz" in ask("/ipxe")
+    assert ask("/done") == "done\n"
+    daemon = cut(daemon)  # at once: it was on disk before the answer
+    assert "sanboot" in ask("/ipxe")
+    daemon.until(lambda: "sanboot" not in ask("/ipxe"))  # as a machine that comes back from its disk
+    assert daemon.until_event("local way")["local_boot"] == "exit1"
+    assert ask("/done") == "done\n"  # and whatever was learned before is on disk too
+    cut(daemon)
+    assert "exit 1" in ask("/ipxe") and "sanboot" not in ask("/ipxe")
+
+
 def test_wrong_settings_while_running_change_nothing(start: Callable[..., Running], site: Path) -> None:
     daemon = start()
     daemon.until_event("started")

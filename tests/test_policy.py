@@ -1,5 +1,6 @@
 """next_boot, one named case a rule."""
 
+from dataclasses import replace
 from ipaddress import IPv4Network
 from unittest.mock import ANY
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixieboot.inventory import LOCAL, MENU
+from pixieboot.inventory import HOLD, LOCAL, MENU
 from pixieboot.model import (
     Arch,
     Assignment,
@@ -126,6 +127,38 @@ CASES: dict[str, tuple[Client, Assignment, Site, Step]] = {
         a_site(),
         Boot(FLATCAR, {}, ANY),
     ),
+    "boot: once, late, again": (
+        a_client(stage=SCRIPT),
+        Assignment(Machine("m", boot="once"), profile=FLATCAR, state=MachineState(overdue=1.0)),
+        a_site(),
+        Boot(FLATCAR, {}, ANY),
+    ),
+    "boot: once, late, hold": (
+        a_client(stage=SCRIPT),
+        Assignment(Machine("m", boot="once"), profile=replace(FLATCAR, on_timeout="hold"), state=MachineState(overdue=1.0)),
+        a_site(),
+        Boot(HOLD, {}, ANY),
+    ),
+    "held machines come as far as their script": (
+        a_client(loader=Loader.IPXE),
+        Assignment(Machine("m", boot="once"), profile=replace(FLATCAR, on_timeout="hold"), state=MachineState(overdue=1.0)),
+        a_site(),
+        FetchScript("http://10.0.0.1:8080/boot.ipxe", ANY),
+    ),
+    "boot: once, late, local": (
+        a_client(),
+        Assignment(Machine("m", boot="once"), profile=replace(FLATCAR, on_timeout="local"), state=MachineState(overdue=1.0)),
+        a_site(),
+        LocalDisk("exit1", ANY),
+    ),
+    "late, and ordered otherwise since": (
+        a_client(stage=SCRIPT),
+        Assignment(
+            Machine("m", boot="once"), profile=replace(FLATCAR, on_timeout="hold"), state=MachineState("always", overdue=1.0)
+        ),
+        a_site(),
+        Boot(replace(FLATCAR, on_timeout="hold"), {}, ANY),
+    ),
     "the profile local": (a_client(), Assignment(profile=LOCAL), a_site(), LocalDisk("exit1", ANY)),
     "local_boot as written": (
         a_client(),
@@ -156,9 +189,11 @@ def test_next_boot(client: Client, assignment: Assignment, site: Site, step: Ste
         stage=st.sampled_from(Stage),
         arch_code=st.none() | st.integers(0, 65535),
     ),
-    st.sampled_from([None, MENU, LOCAL, FLATCAR, SHIM]),
+    st.sampled_from([None, MENU, LOCAL, FLATCAR, SHIM, replace(FLATCAR, on_timeout="hold"), replace(FLATCAR, on_timeout="local")]),
     st.sampled_from([None, Machine("m"), Machine("m", boot="once"), Machine("m", boot="local")]),
-    st.builds(MachineState, loader_fetches=st.integers(0, 5), done=st.sampled_from([0.0, 1.0])),
+    st.builds(
+        MachineState, loader_fetches=st.integers(0, 5), done=st.sampled_from([0.0, 1.0]), overdue=st.sampled_from([0.0, 1.0])
+    ),
     st.sampled_from(["all", "known"]),
 )
 def test_next_boot_never_raises_and_always_says_why(

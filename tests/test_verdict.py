@@ -1,6 +1,7 @@
 """One story of a boot for each verdict: what happened, and what pixieboot says of it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -329,8 +330,29 @@ def test_a_machine_that_comes_back_from_its_disk() -> None:
     verdict = judge(boots[1], 31, Assignment(machine=Machine("web1", local_boot="exit1")), boots[:1])
     assert verdict.name == "local-disk-failed"
     assert "exit1" in verdict.sentence and "sanboot" in verdict.next_step and "exit1" not in verdict.next_step
-    learned = Assignment(state=MachineState(local_boot="sanboot"))
-    assert "(local_boot: sanboot)" in judge(boots[1], 31, learned, boots[:1]).sentence
+    boots = split([replace(DISK, detail={**DISK.detail, "local_boot": "sanboot"}), *later(UEFI[:1], 30)])
+    verdict = judge(boots[1], 31, Assignment(state=MachineState(local_boot="exit1")), boots[:1])
+    assert "(local_boot: sanboot)" in verdict.sentence and "exit1 is tried from now on" in verdict.next_step
+
+
+ON_TIMEOUT = {
+    "again": ("it installs again at its next boot", "--local"),
+    "hold": ("it is held and boots nothing", "--once"),
+    "local": ("it starts from its local disk", "--once"),
+}
+
+
+@pytest.mark.parametrize("on_timeout", ON_TIMEOUT)
+def test_an_installation_whose_time_is_up(on_timeout: str) -> None:
+    sentence, mend = ON_TIMEOUT[on_timeout]
+    profile = Profile("debian", kernel="k", once_timeout=7200.0, on_timeout=on_timeout)
+    late = Assignment(Machine("web1", boot="once"), None, profile, state=MachineState(overdue=7200.0))
+    boot = split(UEFI)[-1]
+    verdict = judge(boot, 7300.0, late)
+    assert (verdict.name, verdict.outcome) == ("once-overdue", "failed")
+    assert sentence in verdict.sentence and "within 2 h 0 min" in verdict.sentence and mend in verdict.next_step
+    for state in (MachineState(), MachineState(overdue=1.0, deadline=9000.0), MachineState(overdue=1.0, done=2.0)):
+        assert judge(boot, 7300.0, replace(late, state=state)).name != "once-overdue"
 
 
 def test_an_installer_that_starts_again_and_again() -> None:

@@ -112,6 +112,8 @@ def test_a_profile_with_every_key(tmp_path: Path) -> None:
             files: {preseed: sub/p.j2}
             message: "Installing {{ machine.name }}"
             loader: ipxe.efi
+            once_timeout: 2h
+            on_timeout: hold
             """,
         "templates/worker.ign.j2": "{}",
         "templates/c.j2": "",
@@ -129,6 +131,8 @@ def test_a_profile_with_every_key(tmp_path: Path) -> None:
         documents={"ignition": "worker.ign.j2", "cloud": "c.j2", "generic": "c.j2", "preseed": "sub/p.j2"},
         message="Installing {{ machine.name }}",
         loader={"*": "ipxe.efi"},
+        once_timeout=7200.0,
+        on_timeout="hold",
         where=f"{tmp_path}/profiles/flatcar.yaml:2",
     )
     assert set(directory.load(2).templates) == {"worker.ign.j2", "c.j2", "sub/p.j2"}

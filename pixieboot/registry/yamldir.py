@@ -19,6 +19,7 @@ from pixieboot import render, sandbox
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.inventory import LOCAL, MENU, Inventory
 from pixieboot.model import EMPTY, Arch, Group, Mac, Machine, Profile, Variant, parse_uuid, swap_uuid
+from pixieboot.policy import LOCAL_WAYS
 from pixieboot.registry import butane
 from pixieboot.registry.fields import Fields, arch_hint, arch_of, is_name, nearest
 from pixieboot.registry.strictyaml import Node, parse, read_text
@@ -33,9 +34,9 @@ MACHINE_KEYS = frozenset({
 GROUP_KEYS = frozenset({"match", "profile", "vars", "options", "loader"})
 PROFILE_KEYS = frozenset({
     "title", "kernel", "initrd", "args", "arch", "ignition", "cloud", "generic", "files", "message", "script", "chain", "local",
-    "loader",
+    "loader", "once_timeout", "on_timeout",
 })  # fmt: skip
-LOCAL_WAYS = ("auto", "exit0", "exit1", "sanboot", "http404")
+ON_TIMEOUT = ("again", "hold", "local")
 REPLY_STYLES = ("auto", "direct", "binl", "menu")
 PLATFORMS = ("bios", "efi", "uboot")
 
@@ -346,7 +347,7 @@ def _machine(name: str, node: Node, path: str, faults: list[OperatorError]) -> M
         profile=fields.text("profile"),
         boot=fields.choice("boot", ("always", "once", "local"), "always"),
         vars=fields.variables(),
-        local_boot=fields.choice("local_boot", LOCAL_WAYS, "auto"),
+        local_boot=fields.choice("local_boot", ("auto", *LOCAL_WAYS), "auto"),
         loader=fields.loader(),
         options=fields.options(),
         reply_delay=fields.seconds("reply_delay", 0.0),
@@ -440,6 +441,8 @@ def _profile(name: str, node: Node, path: str, faults: list[OperatorError]) -> P
         script=fields.text("script"),
         chain=_template_text(fields, "chain"),
         local=local,
+        once_timeout=fields.seconds("once_timeout", 0.0, 60),
+        on_timeout=fields.choice("on_timeout", ON_TIMEOUT, "again"),
         loader=fields.loader(),
         where=f"{path}:{node.line}",
     )

@@ -1,6 +1,6 @@
 """What every service shares: one registry, one store, one journal, one view of the networks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pixieboot.config import Settings
 from pixieboot.journal import Journal
@@ -9,6 +9,7 @@ from pixieboot.model import Assignment, Client, Site
 from pixieboot.registry import Registry
 from pixieboot.registry.sqlite import StateStore
 from pixieboot.serve.links import Sites
+from pixieboot.serve.way import Way
 
 
 @dataclass(slots=True)
@@ -21,6 +22,10 @@ class Context:
     leases: Leases
     journal: Journal
     sites: Sites
+    way: Way = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.way = Way(self.registry, self.store, self.journal)
 
     def state_key(self, client: Client) -> str:
         """Under which name the store keeps what was ordered or learned: the machine's name, else its MAC."""

@@ -187,11 +187,12 @@ class HttpService:
         logging.getLogger("uvicorn").setLevel(logging.ERROR)  # one warning for each malformed request would be theirs to flood
         self._server = Server(config)
         async with asyncio.TaskGroup() as tasks:
-            sweeping = tasks.create_task(self._sweep())
+            beside = [tasks.create_task(self._sweep()), tasks.create_task(self.context.way.run())]
             try:
                 await self._server.serve(sockets=[self._socket])
             finally:
-                sweeping.cancel()
+                for task in beside:
+                    task.cancel()
                 self._abort_all()
 
     @property
@@ -291,7 +292,7 @@ class HttpService:
                 return None
         except Exception:  # the long way says what is wrong
             return None
-        if told.reply.status != 200:
+        if told.reply.status != 200 or not told.lasting:
             return None
         before, after = zerocopy.response_head(200, told.reply.head()).split(date(), 1)
         store = self.context.store
@@ -405,6 +406,10 @@ class HttpService:
         """The machine's script for the loader that asks."""
         client = client_of(request, self._peer_mac(request), SCRIPT_LOADERS[request.parts[0]])
         assignment, step = self._next(client, request.site)
+        key, way = self.context.state_key(client), self.context.way
+        if request.method == "GET" and client.loader is Loader.IPXE and isinstance(step, LocalDisk):
+            if way.back_from_disk(key, client.mac, assignment, step.how):
+                assignment, step = self._next(client, request.site)
         detail: dict[str, Any] = {
             "path": request.path,
             "profile": _profile_name(step),
@@ -412,17 +417,21 @@ class HttpService:
             "status": 200,
             "peer": request.peer,
         }
+        if isinstance(step, LocalDisk):
+            detail["local_boot"] = step.how
         reply = self._refusal(step)
         if reply is None:
             render_script = getattr(render, request.parts[0])  # ipxe, grub or pxelinux
             try:
                 text = render_script(step, client, assignment, request.site, self.context.registry.current)
                 reply = Reply(200, text.encode(), headers=NO_STORE)
+                if isinstance(step, Boot):
+                    way.begins(key, assignment, step.profile)
             except OperatorError as error:
                 detail["why"] = str(error)
                 reply = Reply(500, _shown(error))
         detail["status"] = reply.status
-        return _Told(reply, client, _named(client), "script", detail)
+        return _Told(reply, client, _named(client), "script", detail, lasting=not isinstance(step, LocalDisk))
 
     def _next(self, client: Client, site: Site) -> tuple[Assignment, Step]:
         assignment = self.context.assign(client, site)
@@ -493,7 +502,7 @@ class HttpService:
             raise Refused(503, "Too many machines that nobody described: describe this one.\n")
         now = time.time()
         store = self.context.store
-        await store.keep_state(key, replace(store.state(key), done=now))
+        await store.keep_state(key, replace(store.state(key), done=now, deadline=0.0, overdue=0.0))
         self.context.journal.record(Event(now, _named(client), "http", "done", {"machine": key, "peer": request.peer}))
         return Reply(200, b"done\n", headers=NO_STORE)
 
@@ -610,6 +619,7 @@ class _Told:
     mac: Mac | None
     kind: str
     detail: Mapping[str, Any]
+    lasting: bool = True  # may the same be told to the same client again, without another look?
 
 
 class Server(uvicorn.Server):

@@ -12,7 +12,9 @@ from pixieboot import __version__
 from pixieboot.boots import Boot, split, tell
 from pixieboot.inventory import Inventory
 from pixieboot.journal import event_json
-from pixieboot.model import Arch, Assignment, Client, Event, Loader, Mac, Machine, MachineState, Site, Stage
+from pixieboot.model import Arch, Assignment, Client, Event, Loader, LocalDisk, Mac, Machine, MachineState, Site, Stage
+from pixieboot.model import Boot as BootStep
+from pixieboot.policy import next_boot
 from pixieboot.registry.sqlite import Discovered
 from pixieboot.serve.answers import Refusal
 from pixieboot.serve.context import Context
@@ -222,19 +224,20 @@ class Known:
         sites = self._context.sites.sites
         if not sites or not who.macs:
             return None
-        machine = who.machine
-        client = Client(who.macs[0], self.known_arch(who), Loader.IPXE, Stage.SCRIPT, uuid=machine.uuid if machine else None)
-        return self._context.assign(client, self.site(who))
+        return self._context.assign(self._asking(who), self.site(who))
+
+    def _asking(self, who: Who) -> Client:
+        """The machine when it asks for its script."""
+        uuid = who.machine.uuid if who.machine else None
+        return Client(who.macs[0], self.known_arch(who), Loader.IPXE, Stage.SCRIPT, uuid=uuid)
 
     def next(self, who: Who) -> dict[str, Any]:
         assignment = self.assignment(who)
         if assignment is None:
             return {"profile": None, "boot": "always", "why": "no network is served yet"}
-        order = assignment.state.boot or (assignment.machine.boot if assignment.machine else "always")
-        local = order == "local" or (order == "once" and assignment.state.done > 0)
-        profile = "local" if local else assignment.profile.name if assignment.profile else None
-        why = "it was installed once and reported done" if order == "once" and local else assignment.why
-        return {"profile": profile, "boot": order, "why": "boot: local was ordered" if order == "local" else why}
+        step = next_boot(self._asking(who), assignment, self.site(who))
+        profile = step.profile.name if isinstance(step, BootStep) else "local" if isinstance(step, LocalDisk) else None
+        return {"profile": profile, "boot": assignment.order, "why": step.why}
 
 
 def _inside(address: str, site: Site) -> bool:

@@ -2,7 +2,7 @@
 
 from pixieboot import render
 from pixieboot.content import FileBelow, Place, Rendered
-from pixieboot.model import Arch, Client, Loader, Mac, Machine, Silence, Site, Stage
+from pixieboot.model import Arch, Boot, Client, Loader, Mac, Machine, Silence, Site, Stage
 from pixieboot.policy import next_boot
 from pixieboot.serve.context import Context
 
@@ -53,6 +53,8 @@ def text_at(place: Rendered, context: Context, site: Site, peer: str) -> bytes |
         return None
     if place.kind == "autoexec":
         return render.autoexec_ipxe(site).encode()
+    if isinstance(step, Boot):
+        context.way.begins(context.state_key(client), assignment, step.profile)
     if loader is Loader.RASPBERRY_PI:
         text = render.raspberry_pi(place.kind, step, client, assignment, site, context.registry.current)
         return None if text is None else text.encode()

@@ -29,6 +29,8 @@ def state_json(state: MachineState) -> dict[str, Any]:
         "done": state.done or None,
         "reply_style": state.reply_style,
         "local_boot": state.local_boot,
+        "deadline": state.deadline or None,
+        "overdue": state.overdue or None,
     }
 
 
@@ -88,6 +90,8 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "chain": profile.chain,
         "local": profile.local,
         "menu": profile.menu,
+        "once_timeout": profile.once_timeout or None,
+        "on_timeout": profile.on_timeout,
         "where": profile.where,
     }
 

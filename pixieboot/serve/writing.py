@@ -88,7 +88,7 @@ class Writing:
                 raise Refusal(404, f"profile {order.profile}", "there is no such profile", mend)
             state = self._context.store.state(who.key)
             # A new order is a new beginning: what was done belongs to the one before.
-            ordered = replace(state, profile=order.profile, boot=order.boot or state.boot, done=0.0)
+            ordered = replace(state, profile=order.profile, boot=order.boot or state.boot, done=0.0, deadline=0.0, overdue=0.0)
             await self._keep_state(who.key, ordered)
             self._record(who, "ordered", profile=order.profile, boot=ordered.boot)
         return ordered
