@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import socket
 import threading
 import time
@@ -181,3 +182,17 @@ def serving(
         parsers.chosen = chosen
         host.loop.close()
         store.close()
+
+
+def settle(condition: Any, within: float = 20, begin: Any = None) -> None:
+    """Wait until condition holds; begin: which must have held before."""
+    end = time.monotonic() + within
+    while begin and not begin() and time.monotonic() < end:
+        time.sleep(0.002)
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.01)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))

@@ -4,18 +4,15 @@ import asyncio
 import os
 import resource
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
 
 from pixieboot.serve import parsers, zerocopy
 from pixieboot.serve.zerocopy_h11 import ZeroCopyH11
-from tests.httphost import Host, Wire, serving
+from tests.httphost import Host, Wire, descriptors, serving, settle
 
 HTTPTOOLS = getattr(parsers, "ZeroCopyHttpTools", None)
 PROTOCOLS: list[type[asyncio.Protocol]] = [ZeroCopyH11] if HTTPTOOLS is None else [HTTPTOOLS, ZeroCopyH11]
@@ -31,159 +28,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
         yield running
 
 
-def test_files_go_by_sendfile(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    pieces: list[int] = []
-    sendfile = os.sendfile
-
-    def counted(*args: Any) -> int:
-        pieces.append(args[3])
-        return sendfile(*args)
-
-    monkeypatch.setattr(os, "sendfile", counted)
-    assert host.get("/assets/big").body == BIG
-    assert max(pieces) <= zerocopy.PIECE and len(pieces) >= len(BIG) / zerocopy.PIECE
-    pieces.clear()
-    assert host.get("/assets/small").body == BIG[:5000]
-    assert host.get("/assets/big", Range="bytes=100-50000").body == BIG[100:50001]
-    assert not pieces  # small ones leave with their head
-
-
-# --- cold files ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_cold_file_is_read_by_a_thread(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """sendfile may only be called for what a thread has brought into the page cache."""
-    ready, threads = set[int](), set[int]()
-    read, sendfile, preadv = zerocopy._read, os.sendfile, os.preadv
-
-    def reading(file: int, offset: int, count: int) -> tuple[int, bool]:
-        threads.add(threading.get_ident())
-        ready.update(range(offset & ~4095, offset + count, 4096))
-        return read(file, offset, count)
-
-    def sending(out: int, file: int, offset: int, count: int) -> int:
-        assert set(range(offset & ~4095, offset + count, 4096)) <= ready, f"{count} cold bytes at {offset}"
-        return sendfile(out, file, offset, count)
-
-    def probing(file: int, buffers: Any, offset: int, flags: int = 0) -> int:
-        if flags & os.RWF_NOWAIT:
-            raise BlockingIOError
-        return preadv(file, buffers, offset, flags)
-
-    monkeypatch.setattr(zerocopy, "_read", reading)
-    monkeypatch.setattr(os, "sendfile", sending)
-    monkeypatch.setattr(os, "preadv", probing)
-    monkeypatch.setattr(zerocopy, "in_memory", lambda device: False)  # wherever the test's files lie
-    assert host.get("/assets/big").body == BIG
-    assert host.get("/assets/big", Range="bytes=5-3000000").body == BIG[5:3000001]
-    assert host.get("/assets/small").body == BIG[:5000]
-    assert threads and threading.get_ident() not in threads
-
-
-def test_a_slow_disk_does_not_hold_up_the_loop(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, preadv = zerocopy._read, os.preadv
-
-    def slowly(file: int, offset: int, count: int) -> tuple[int, bool]:
-        time.sleep(0.1)
-        return read(file, offset, count)
-
-    def probing(file: int, buffers: Any, offset: int, flags: int = 0) -> int:
-        if flags & os.RWF_NOWAIT and buffers is zerocopy._BYTE:
-            raise BlockingIOError
-        return preadv(file, buffers, offset, flags)
-
-    monkeypatch.setattr(zerocopy, "_read", slowly)
-    monkeypatch.setattr(os, "preadv", probing)
-    monkeypatch.setattr(zerocopy, "in_memory", lambda device: False)  # wherever the test's files lie
-    with host.connect() as cold, host.connect() as quick:
-        cold.send("GET /assets/big HTTP/1.1\nHost: x")
-        longest, done = 0.0, time.monotonic() + 0.7
-        while time.monotonic() < done:
-            start = time.monotonic()
-            quick.send("GET /healthz HTTP/1.1\nHost: x")
-            quick.response()
-            longest = max(longest, time.monotonic() - start)
-            time.sleep(0.005)
-        assert longest < 0.05
-        assert cold.response().body == BIG
-
-
-def test_a_connection_that_goes_away_while_its_file_is_read(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, began, go_on = zerocopy._read, threading.Event(), threading.Event()
-
-    def slowly(file: int, offset: int, count: int) -> tuple[int, bool]:
-        began.set()
-        go_on.wait(5)
-        return read(file, offset, count)
-
-    monkeypatch.setattr(zerocopy, "_read", slowly)
-    monkeypatch.setattr(zerocopy.Copy, "_warm", lambda self, piece: False)
-    before = descriptors()
-    with host.connect() as wire:
-        wire.send("GET /assets/big HTTP/1.1\nHost: x")
-        assert began.wait(5)
-        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # closing resets
-    time.sleep(0.05)
-    go_on.set()
-    settle(lambda: descriptors() <= before)
-    assert host.get("/assets/small").body == BIG[:5000]
-
-
-def test_a_file_system_in_memory_is_never_cold(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not os.path.ismount("/dev/shm"):
-        pytest.skip("/dev/shm is not mounted here")
-    read: list[int] = []
-    monkeypatch.setattr(zerocopy, "_read", lambda file, offset, count: read.append(offset))
-    with TemporaryDirectory(dir="/dev/shm") as name:
-        (Path(name) / "assets").mkdir()
-        (Path(name) / "assets/big").write_bytes(BIG)
-        with serving(Path(name)) as host:
-            assert host.get("/assets/big").body == BIG
-    assert not read
-
-
-def test_a_transfer_whose_task_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(BIG)
-
-    async def work() -> None:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        with ours, theirs, open(tmp_path / "file", "rb") as file:
-            before = descriptors()
-            copy = zerocopy.Copy(ours.fileno(), file.fileno(), 0, len(BIG), lambda: None)
-            copy.done.cancel()
-            copy.cancel()
-            assert descriptors() == before
-
-    asyncio.run(work())
-
-
 # --- readers that do not read --------------------------------------------------------------------------------------------
-
-
-def test_a_file_that_shrinks_ends_the_connection(host: Host) -> None:
-    path = host.context.settings.assets / "shrinking"
-    path.write_bytes(BIG * 8)
-    with host.connect() as wire:
-        wire.send("GET /assets/shrinking HTTP/1.1\nHost: x")
-        wire.socket.recv(1000)
-        os.truncate(path, 1 << 20)
-        with pytest.raises((EOFError, ConnectionResetError)):
-            wire.rest = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(BIG) * 8)
-            wire.response()
-    event = next(event for event in host.heard(2) if event.kind == "failed")
-    assert event.detail["why"] == "the file became shorter during the transfer"
-
-
-def test_a_reader_that_goes_away_is_told_of_and_leaves_nothing(host: Host) -> None:
-    (host.context.settings.assets / "huge").write_bytes(BIG * 8)
-    before = descriptors()
-    for _ in range(5):
-        with host.connect() as wire:
-            wire.send("GET /assets/huge HTTP/1.1\nHost: x")
-            wire.socket.recv(1000)
-    settle(lambda: descriptors() <= before)
-    settle(lambda: host.context.journal.counts.get(("http", "failed")) == 5)
 
 
 def test_500_stalled_readers_and_a_good_client(host: Host) -> None:
@@ -305,24 +150,10 @@ def test_connections_that_come_all_at_once_are_too_many_too(host: Host, monkeypa
 # --- helpers -------------------------------------------------------------------------------------------------------------
 
 
-def settle(condition: Any, within: float = 20, begin: Any = None) -> None:
-    """Wait until condition holds; begin: which must have held before."""
-    end = time.monotonic() + within
-    while begin and not begin() and time.monotonic() < end:
-        time.sleep(0.002)
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.01)
-
-
 def seconds(host: Host, target: str) -> float:
     start = time.monotonic()
     assert host.get(target).status == 200
     return time.monotonic() - start
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 def resident() -> int:

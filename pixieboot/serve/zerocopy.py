@@ -1,9 +1,7 @@
 """uvicorn's protocol classes with what a netboot server needs of them: files without copying, header names in canonical case
 (GRUB 2.06 compares them case-sensitively), limits that hold, and a short way for small answers.
 
-The application sends an ASGI `http.response.zerocopysend` message; `os.sendfile` moves the bytes in pieces on the event loop.
-A piece that is not in the page cache is read by a thread first, so that a slow disk never stalls DHCP.  Not `loop.sendfile`:
-`transport.abort()` while it runs leaves it hanging for ever (Python 3.11), and it blocks the loop on a cold file.
+The application sends an ASGI `http.response.zerocopysend` message; `copying` moves the bytes.
 
 These are hooks into uvicorn's inside: `proof` shows over a socket pair that they work with the uvicorn that is installed.
 """
@@ -12,9 +10,7 @@ import asyncio
 import errno
 import fcntl
 import logging
-import os
 import re
-import resource
 import socket
 import struct
 import sys
@@ -22,7 +18,6 @@ import termios
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from http import HTTPStatus
 from operator import attrgetter
@@ -31,17 +26,9 @@ from typing import Any, Protocol
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from pixieboot.serve.files import in_memory
+from pixieboot.serve.copying import Copy
 
 ZEROCOPY = "http.response.zerocopysend"
-
-PIECE = 2048 * 1024  # bytes per sendfile at most, half a millisecond; an eighth of it costs a third more CPU per byte
-SMALLEST = 64 * 1024  # bytes per sendfile when hundreds share the loop
-PROBE = 1024 * 1024  # bytes between looks whether a piece is in the page cache; read-ahead fills what is between
-TURN, ROUND = 0.001, 0.002  # seconds that one transfer, and all together, may keep the loop from DHCP and TFTP
-AHEAD = 1024 * 1024  # bytes that a thread reads at a time from a cold file
-STALL = 0.01  # seconds that one sendfile may take; a slower one waited for the disk although the probe found the page
-READERS = 4  # threads for cold files
 
 HEAD_LIMIT = 32 * 1024  # bytes of request line and headers
 TOO_LONG = (431, "The request line and headers are longer than 32 KiB.\n")
@@ -60,7 +47,6 @@ _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 log = logging.getLogger(__name__)
 
 Header = tuple[bytes, bytes]
-_BYTE = [bytearray(1)]  # where probes read to
 
 
 class Application(Protocol):
@@ -81,156 +67,6 @@ def canonical(name: bytes) -> bytes:
     return {b"etag": b"ETag", b"www-authenticate": b"WWW-Authenticate"}.get(name, name.title())
 
 
-class Copy:
-    """One range of a file on its way into a socket, in pieces that never stall the loop.  Await `done`."""
-
-    _active = 0
-
-    def __init__(self, connection: int, file: int, offset: int, count: int, on_progress: Callable[[], None]) -> None:
-        """connection: the descriptor of a non-blocking socket.  Both are duplicated, so that their owners may close theirs."""
-        self._loop = asyncio.get_running_loop()
-        self._in, self._out = os.dup(file), os.dup(connection)  # asyncio guards the transport's own descriptor
-        self._offset, self._left, self._on_progress = offset, count, on_progress
-        self._warm_to = offset  # the file is in the page cache up to here
-        self._in_memory = in_memory(os.fstat(file).st_dev)
-        self._slow = False
-        self._blocks = disk_reads()
-        self._waiting = self._reading = self._finished = False
-        self.sent = 0
-        self.done: asyncio.Future[None] = self._loop.create_future()
-        Copy._active += 1
-        self._step()
-
-    def cancel(self) -> None:
-        """The connection is gone."""
-        self._finish(ConnectionResetError(errno.ECONNRESET, "the connection was closed during the transfer"))
-
-    def _step(self) -> None:
-        """Send until the socket is full, the file is done, or the loop has others to serve."""
-        start = time.perf_counter()
-        end = start + min(TURN, ROUND / Copy._active)
-        most = min(PIECE, max(SMALLEST, 2 * PIECE // Copy._active))
-        while start < end:
-            piece = min(most, self._left)
-            if self._offset + piece > self._warm_to and not self._warm(piece):
-                piece = self._warm_to - self._offset
-                if piece <= 0:
-                    self._fetch()
-                    return
-            try:
-                sent = os.sendfile(self._out, self._in, self._offset, piece)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                self._finish(error)
-                return
-            if not sent:
-                self._finish(OSError(errno.ENODATA, "the file became shorter during the transfer"))
-                return
-            self._offset += sent
-            self._left -= sent
-            self.sent += sent
-            if not self._left:
-                self._finish(None)
-                return
-            if sent < piece:
-                break
-            before, start = start, time.perf_counter()
-            # The probe found the pages, and yet it waited for the disk: too little memory, or holes.  A busy CPU is not that.
-            if start - before > STALL and disk_reads() != self._blocks:
-                self._slow = True
-        self._on_progress()
-        self._wait(True)
-
-    def _fetch(self) -> None:
-        """Let a thread read on; the connection rests meanwhile."""
-        self._wait(False)
-        self._reading = True
-        reading = self._loop.run_in_executor(_readers(), _read, os.dup(self._in), self._offset, min(AHEAD, self._left))
-        reading.add_done_callback(self._read)
-
-    def _warm(self, piece: int) -> bool:
-        """Is the piece in the page cache, by its first byte, its last, and some between?"""
-        last = self._offset + piece - 1
-        if self._in_memory:
-            self._warm_to = last + 1
-            return True
-        if self._slow:
-            return False
-        try:
-            for at in range(self._offset, last, PROBE):
-                os.preadv(self._in, _BYTE, at, os.RWF_NOWAIT)
-            os.preadv(self._in, _BYTE, last, os.RWF_NOWAIT)
-        except OSError:  # EAGAIN: not there; EOPNOTSUPP (vfat, NFS): it does not tell
-            return False
-        self._warm_to = last + 1
-        return True
-
-    def _read(self, reading: asyncio.Future[tuple[int, bool]]) -> None:
-        self._reading = False
-        if self._finished:
-            self._close()
-        elif error := reading.exception():
-            self._finish(error)
-        else:
-            found, self._slow = reading.result()
-            self._blocks = disk_reads()
-            self._warm_to = self._offset + max(1, found)
-            self._step()
-
-    def _wait(self, waiting: bool) -> None:
-        if waiting and not self._waiting:
-            self._loop.add_writer(self._out, self._step)
-        elif self._waiting and not waiting:
-            self._loop.remove_writer(self._out)
-        self._waiting = waiting
-
-    def _finish(self, error: BaseException | None) -> None:
-        if self._finished:
-            return
-        self._finished = True
-        Copy._active -= 1
-        self._wait(False)
-        if self.done.done():  # cancelled with the task that awaited it
-            pass
-        elif error:
-            self.done.set_exception(error)
-        else:
-            self.done.set_result(None)
-        if not self._reading:
-            self._close()
-
-    def _close(self) -> None:
-        os.close(self._in)
-        os.close(self._out)
-
-
-def _read(file: int, offset: int, count: int) -> tuple[int, bool]:
-    """In a thread: bring this part of the file into the page cache, and ask for what follows.
-
-    The bytes found there, and whether the disk was needed.
-    """
-    before = disk_reads()
-    try:
-        os.posix_fadvise(file, offset, 2 * count, os.POSIX_FADV_WILLNEED)
-        buffer, found = bytearray(AHEAD // 4), 0
-        while found < count and (got := os.preadv(file, [buffer], offset + found)):
-            found += got
-        return found, disk_reads() != before
-    finally:
-        os.close(file)
-
-
-def disk_reads() -> int:
-    """How often this thread has had to wait for a disk, on file systems that count it."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_inblock
-
-
-@lru_cache(1)
-def _readers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(READERS, "cold-file")
-
-
 class Connection(asyncio.Protocol):
     """The mixin: what both parsers' classes share.  Everything uvicorn-specific that it relies on is proved by `proof`."""
 
@@ -247,7 +83,7 @@ class Connection(asyncio.Protocol):
         self.since = time.monotonic()  # of the last progress
         self.in_head = False
         self._copy: Copy | None = None
-        self._queued = 0  # bytes in the kernel that the reader has not acknowledged, at the last look
+        self._got_to = (0, 0)  # of the last look: bytes given to the kernel, bytes that the reader has not acknowledged
         self._refusal: tuple[int, str] = (400, "Bad request: this is not HTTP/1.1.\n")
         self._at_once: Callable[[bytes, str, str], bytes | None] = getattr(self.config.loaded_app, "at_once", _nothing)
 
@@ -310,9 +146,9 @@ class Connection(asyncio.Protocol):
         quiet = now - self.since
         if self._copy or self.transport.get_write_buffer_size():
             # The kernel holds megabytes for a slow reader, and says nothing while it drains them: look how far it has come.
-            queued = unsent(self.transport.get_extra_info("socket").fileno())
-            if queued != self._queued:
-                self._queued, self.since = queued, now
+            got_to = (self._copy.sent if self._copy else 0, unsent(self.transport.get_extra_info("socket").fileno()))
+            if got_to != self._got_to:
+                self._got_to, self.since = got_to, now
                 return False
             return quiet > STALL_SECONDS
         if self.in_head:
@@ -351,15 +187,12 @@ class Connection(asyncio.Protocol):
         await self.flow.drain()
         if self.transport.is_closing():
             raise ConnectionResetError(errno.ECONNRESET, "the connection was closed")
-        self._copy = Copy(self.transport.get_extra_info("socket").fileno(), file, offset, count, self._progress)
+        self._copy = Copy(self.transport.get_extra_info("socket"), file, offset, count)
         try:
             await self._copy.done
         finally:
             self._copy.cancel()
             self._copy = None
-
-    def _progress(self) -> None:
-        self.since = time.monotonic()
 
     def head(self, cycle: Any, status: int, headers: list[Header]) -> bytes:
         raise NotImplementedError
