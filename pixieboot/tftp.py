@@ -101,7 +101,7 @@ class ReadTransfer:
     """
 
     __slots__ = (
-        "_last", "_oack", "_repeats", "_stalled", "_unanswered", "_wait", "_window", "acked", "awaited", "deadline", "proven",
+        "_oack", "_repeats", "_stalled", "_unanswered", "_wait", "_window", "acked", "awaited", "deadline", "last", "proven",
         "result", "sent", "terms",
     )  # fmt: skip
 
@@ -113,7 +113,7 @@ class ReadTransfer:
         self.proven = False  # the peer has acknowledged something: its address is not forged
         self.deadline = 0.0
         self.result: Result | None = None
-        self._last = size // terms.blksize + 1
+        self.last = size // terms.blksize + 1  # block
         self._window = terms.windowsize
         self._oack = encode(OptionAck(terms.options)) if terms.options else b""
         self._wait = float(terms.timeout or WAIT)
@@ -160,10 +160,10 @@ class ReadTransfer:
             return None
         self.proven = True
         self.acked = acked = acked + ahead
-        if acked == self._last:
+        if acked == self.last:
             self.result = Result("sent")
             return None
-        self.sent = final = min(acked + self._window, self._last)
+        self.sent = final = min(acked + self._window, self.last)
         self.awaited = acknowledgement(final)
         self.deadline = now + self._wait
         self._unanswered = self._stalled = 1
@@ -191,7 +191,7 @@ class ReadTransfer:
 
     def lose(self, why: str) -> None:
         """The peer is not there any more."""
-        if self.proven and self.sent == self._last:
+        if self.proven and self.sent == self.last:
             self.result = Result("sent", "the last acknowledgement never came")
         else:
             self.result = Result("failed", why)

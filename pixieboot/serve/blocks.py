@@ -7,20 +7,24 @@ What a thousand machines fetch at once is read and laid out once; what is laid o
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from pixieboot.serve.files import File, in_memory
+from pixieboot.wire.tftp import acknowledgement
 
 HEADER = 4
 CHUNK_OCTETS = 256 << 10  # of one chunk; its number of blocks is a power of two, so that windows end where chunks end
 CHUNK_BLOCKS = 512  # one preadv takes 1,024 pieces
+WINDOW_OCTETS = 300  # what a Window takes in memory beside its packets
 LIMIT = 32 << 20  # octets of all chunks in memory; above it a transfer gets no more than its window
 READERS = 4  # threads that wait for a disk, so that the loop does not
 
 _LOW = bytes(range(256)) * 3
 
 Key = tuple[object, int, int]
+Window = tuple[bytes, memoryview]
+"""The ACK of its last block, and its packets."""
 Done = Callable[["Chunk | OSError"], None]
 
 
@@ -59,15 +63,32 @@ class Content:
 class Chunk:
     """DATA packets first to last.  All but the last packet of the content are stride octets long."""
 
-    __slots__ = ("_blocks", "first", "last", "packets", "used")
+    __slots__ = ("_blocks", "_held", "_singles", "first", "last", "packets", "used")
 
     def __init__(self, blocks: "Blocks", first: int, count: int, packets: bytearray) -> None:
         self.first, self.last, self.packets, self.used = first, first + count - 1, memoryview(packets), 0.0
-        self._blocks = blocks
+        self._blocks, self._held = blocks, len(packets)
+        self._singles: list[Window] = []
         blocks.octets += len(packets)
 
     def __del__(self) -> None:
-        self._blocks.octets -= self.packets.nbytes
+        self._blocks.octets -= self._held
+
+    def windows(self, block: int, windowsize: int, stride: int) -> Iterator[Window]:
+        """The whole windows from this block on."""
+        if windowsize > 1:
+            return self._cut(block, windowsize, stride)
+        if not self._singles:  # all who fetch in lockstep share them: making one costs as much as sending it should
+            self._singles = list(self._cut(self.first, 1, stride))
+            self._blocks.octets += len(self._singles) * WINDOW_OCTETS
+            self._held += len(self._singles) * WINDOW_OCTETS
+        return iter(self._singles[block - self.first :])
+
+    def _cut(self, block: int, windowsize: int, stride: int) -> Iterator[Window]:
+        step = windowsize * stride
+        for final in range(block + windowsize - 1, self.last + 1, windowsize):
+            end = (final + 1 - self.first) * stride
+            yield acknowledgement(final), self.packets[end - step : end]
 
 
 class Blocks:

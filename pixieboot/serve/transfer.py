@@ -4,17 +4,18 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import chain
 from time import monotonic
 from typing import Any, Protocol
 
 from pixieboot.errors import WireError
 from pixieboot.model import Arrival, Mac
-from pixieboot.serve.blocks import HEADER, Blocks, Chunk, Content
+from pixieboot.serve.blocks import HEADER, Blocks, Chunk, Content, Window
 from pixieboot.serve.loop import Clock, DirectLoop, DirectReader
 from pixieboot.tftp import ReadTransfer, Send
-from pixieboot.wire.tftp import ACK, Code, Error, ReadRequest, decode, encode, word
+from pixieboot.wire.tftp import Code, Error, ReadRequest, decode, encode
 
 LONGEST_PACKET = 400  # of a client in a transfer: ACKs, and errors of which the first sentence is enough
 IP_MTU_DISCOVER, IP_MTU, IP_PMTUDISC_DONT = 10, 14, 0  # linux/in.h
@@ -111,20 +112,23 @@ class Transfer:
         self._finish()
         return True
 
-    def heard(self, datagram: bytes) -> None:
-        """A datagram of the client that is no request."""
+    def heard(self, datagram: bytes) -> bool:
+        """A datagram of the client that is no request.  True: the loop has something to do now."""
         try:
             packet = decode(datagram)
         except WireError as error:
             self._host.malformed += 1
             log.debug("%s:%d: %s", *self.peer, error)
-            return
+            return False
         self._catch_up()
         machine = self._machine
+        starting = not machine.proven
         self._carry_out(machine.receive(packet, self._loop.time()))
-        if self._timer and not machine.result and machine.deadline < self._timer.when():  # brought forward
-            self._timer.cancel()
-            self._timer = self._loop.call_at(machine.deadline, self._expire)
+        if machine.result or not self._timer or machine.deadline >= self._timer.when():
+            return starting or machine.result is not None
+        self._timer.cancel()  # brought forward
+        self._timer = self._loop.call_at(machine.deadline, self._expire)
+        return True
 
     def abort(self, why: str) -> None:
         """End it from our side; the client is told, if it has ever said anything."""
@@ -140,46 +144,51 @@ class Transfer:
     def _reader(self, sock: socket.socket, clock: Clock) -> DirectReader:
         """What to call when the socket has a packet.
 
-        While every ACK is the one that is awaited and the next window lies whole in the chunk, nothing is to be decided: such a
+        While every ACK is the one that is awaited and the next window lies whole in a chunk, nothing is to be decided: such a
         packet costs one receive, one comparison and one send.  A closure: its variables are the quickest that Python has.
         """
         # read and write of the system, not recv and send of the socket: their arguments are parsed without a tuple.
         fd, read, write, machine = sock.fileno(), os.read, os.write, self._machine
-        stride, window = self._stride, machine.terms.windowsize
-        step = window * stride
-        awaited, packets, at, end, block, since = b"", memoryview(b""), 0, 0, 0, 0.0
+        window = machine.terms.windowsize
+        following: Callable[[], Window] = iter(()).__next__
+        awaited, since = b"", 0.0
 
         def readable() -> object:
-            nonlocal at, awaited, block, since
+            nonlocal awaited, since
             try:
                 datagram = read(fd, LONGEST_PACKET)
-                if datagram == awaited and at < end:
-                    start, at = at, at + step
-                    block += window
-                    awaited = word(ACK | block & 0xFFFF)  # acknowledgement(block), without the call
+                if datagram == awaited:
+                    awaited, packets = following()
                     since = clock.now
-                    write(fd, packets[start:at])
+                    write(fd, packets)
                     return None
+            except StopIteration:
+                pass
             except BlockingIOError:  # a wake-up for nothing, or a full send buffer: that window is lost, like on the wire
                 return None
             except OSError as error:
                 self._broken(error)
                 return True
-            self.heard(datagram)
-            return True
+            return self.heard(datagram)
 
         def catch_up() -> None:
             nonlocal since
             if since:
-                machine.resume(block, since)
+                machine.resume(machine.sent + (int.from_bytes(awaited[2:]) - machine.sent & 0xFFFF), since)
                 since = 0.0
 
+        def runs(chunk: Chunk | None) -> Iterator[Iterator[Window]]:
+            while chunk:
+                yield chunk.windows(machine.sent + 1, window, self._stride)
+                catch_up()
+                if machine.sent < chunk.last or chunk.last == machine.last:
+                    return
+                chunk = self._find(machine.sent + 1, min(machine.sent + window, machine.last), clock.now)
+
         def go_on(chunk: Chunk) -> None:
-            nonlocal at, awaited, block, end, packets
-            awaited, packets, block = machine.awaited, chunk.packets, machine.sent
-            at = end = (block + 1 - chunk.first) * stride
-            if window <= self._batch:
-                end += (chunk.last - block) // window * step
+            nonlocal awaited, following
+            awaited = machine.awaited
+            following = chain.from_iterable(runs(chunk if window <= self._batch else None)).__next__
 
         self._catch_up, self._go_on = catch_up, go_on
         return readable
@@ -229,18 +238,22 @@ class Transfer:
         if self._machine.proven and self._chunk:
             self._go_on(self._chunk)
 
+    def _find(self, first: int, last: int, now: float) -> Chunk | None:
+        """The chunk with the first of these blocks, if it can be had at once."""
+        self._chunk = None  # before the next is made: what is held counts
+        self._chunk = self._host.blocks.find(self.content, self._machine.terms.blksize, first, last, now)
+        return self._chunk
+
     def _load(self, first: int, last: int) -> Chunk | None:
-        """The chunk with the first of these blocks; None: they will be sent when the disk has answered."""
+        """The same; None: they will be sent when the disk has answered."""
         if self._wanted:
             self._wanted = first, last
             return None
-        blocks, blksize, now = self._host.blocks, self._machine.terms.blksize, self._loop.time()
-        self._chunk = None  # before the next is made: what is held counts
-        chunk = blocks.find(self.content, blksize, first, last, now)
+        now = self._loop.time()
+        chunk = self._find(first, last, now)
         if chunk is None:
             self._wanted = first, last
-            blocks.fetch(self.content, blksize, first, last, now, self._loaded)
-        self._chunk = chunk
+            self._host.blocks.fetch(self.content, self._machine.terms.blksize, first, last, now, self._loaded)
         return chunk
 
     def _loaded(self, outcome: Chunk | OSError) -> None:
