@@ -129,8 +129,33 @@ def check(path: Path | None) -> str:
     if faults:
         raise Faults(faults)
     now = registry.current
+    notes = "".join(f"\n{caution}" for caution in cautions(settings, now))
     counts = f"{len(now.machines)} machines, {len(now.groups)} groups, {len(now.profiles)} profiles, {len(now.templates)} templates"
-    return f"{path or 'no settings file: the defaults'}, {settings.registry}: {counts}; no faults."
+    return f"{path or 'no settings file: the defaults'}, {settings.registry}: {counts}; no faults.{notes}"
+
+
+def cautions(settings: Settings, inventory: Inventory) -> list[str]:
+    """What is right by the letter and will not work on the wire, in the operator's words."""
+    proxies = [network.interface or str(network.subnet) for network in settings.networks if network.mode == "proxy"]
+    if settings.networks and not proxies:
+        return []
+    found = [(f"{settings.path}: loaders", name) for name in settings.loaders.values() if _starts_grub(name)]
+    for title, holders in (("machine", inventory.machines), ("group", inventory.groups), ("profile", inventory.profiles)):
+        for holder in holders.values():
+            found += [(f"{holder.where}: {title} {holder.name}", name) for name in holder.loader.values() if _starts_grub(name)]
+    if not found:
+        return []
+    (where, name), more = found[0], f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return [
+        f"{where}{more}: {name} does not boot beside a router ({', '.join(proxies) or 'every network'}: proxy): GRUB asks the "
+        "router, not this host, for its files by TFTP. Set `dhcp: server` there, or name this host as next-server on the router "
+        "(see `pixieboot router-help`). UEFI HTTP Boot is no way round: Debian's signed GRUB has no HTTP."
+    ]
+
+
+def _starts_grub(name: str) -> bool:
+    """Is this shim, or GRUB itself, by the names that distributions give them?"""
+    return name.rpartition("/")[2].lower().startswith(("shim", "grub", "bootnet"))
 
 
 def unresolved(settings: Settings, inventory: Inventory) -> list[OperatorError]:

@@ -438,6 +438,8 @@ class _Server:
             elif isinstance(step, LocalDisk):
                 why = f"a lease without boot data: {why}"
         _override(reply, data, self.assignment, None)
+        if wire.IPV6_ONLY in data and wire.IPV6_ONLY not in message.options.get(wire.PARAMETER_LIST, b""):
+            del data[wire.IPV6_ONLY]  # RFC 8925 §3.3: who does not ask keeps IPv4
         if wire.IPXE in data and step is not None:
             data[wire.IPXE] = with_no_pxedhcp(data[wire.IPXE])
         if wire.SUBNET_SELECTION in message.options:

@@ -420,6 +420,34 @@ def test_check_says_what_it_read(tmp_path: Path) -> None:
     assert check(path) == f"{path}, {tmp_path}: 1 machines, 0 groups, 3 profiles, 0 templates; no faults."
 
 
+GRUBS = {  # networks, a machine's keys, whether the file's name says GRUB
+    "shim beside a router": ("[{interface: eth0}]", "loader: shimx64.efi", True),
+    "shim on all interfaces, which is proxy": ("", "loader: {x64-efi: EFI/shimx64.efi.signed}", True),
+    "shim beside a router and where we lease": (
+        "[{interface: eth0, dhcp: server, pools: [10.0.0.5-10.0.0.9]}, {interface: eth1}]",
+        "loader: shimaa64.efi",
+        True,
+    ),
+    "GRUB itself": ("[{interface: eth0}]", "loader: grubnetx64.efi", True),
+    "shim where we lease": ("[{interface: eth0, dhcp: server, pools: [10.0.0.5-10.0.0.9]}]", "loader: shimx64.efi", False),
+    "iPXE": ("[{interface: eth0}]", "loader: snponly.efi", False),
+    "no loader of its own": ("", "profile: local", False),
+}
+
+
+@pytest.mark.parametrize("networks, keys, said", GRUBS.values(), ids=GRUBS)
+def test_check_says_that_grub_asks_the_router(tmp_path: Path, networks: str, keys: str, said: bool) -> None:
+    path = tree(tmp_path, {"machines.yaml": f"web1: {{mac: 52:54:00:12:34:56, {keys}}}\n"})
+    path.write_text(path.read_text() + (f"networks: {networks}\n" if networks else ""))
+    read, *cautions = check(path).splitlines()
+    assert read.endswith("; no faults.") and bool(cautions) == said
+    for caution in cautions:
+        assert (
+            caution.startswith(f"{tmp_path}/machines.yaml:1: machine web1: ") and "GRUB asks the router, not this host" in caution
+        )
+        assert "`dhcp: server`" in caution and "`pixieboot router-help`" in caution
+
+
 def test_a_settings_file_that_is_not_there(tmp_path: Path) -> None:
     told = faults_of(tmp_path / "x.yaml")
     assert told == [

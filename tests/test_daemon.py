@@ -206,6 +206,36 @@ def test_wrong_settings_while_running_change_nothing(start: Callable[..., Runnin
     assert daemon.process.poll() is None
 
 
+def test_shim_beside_a_router_is_said_at_start(start: Callable[..., Running], site: Path) -> None:
+    (site / "registry/machines.yaml").write_text("web1: {mac: 52:54:00:00:00:01, loader: shimx64.efi}\n")
+    daemon = start()
+    daemon.until_event("started")
+    assert re.search(
+        r"^.*machines\.yaml:1: machine web1: shimx64\.efi does not boot beside a router \(eth0: proxy\)", daemon.said, re.M
+    )
+    assert "GRUB asks the router" in daemon.until_event("caution")["why"]
+
+
+def test_a_second_daemon_with_a_state_of_its_own_serves_other_interfaces_only(start: Callable[..., Running], site: Path) -> None:
+    first = start()
+    first.until_event("started")
+    for folder, interface in (("second", "eth0"), ("third", "eth1")):
+        (site / folder).mkdir()
+        apart = [f"state: sqlite:{site}/{folder}/state/state.db", "http: {port: 8090}", "api: {listen: 127.0.0.1:8091}"]
+        pool = "10.71.0.100-10.71.0.110" if interface == "eth0" else "10.72.0.100-10.72.0.110"
+        apart.append(f"networks: [{{interface: {interface}, dhcp: server, pools: [{pool}], force: true}}]")
+        text = settings(site, *apart).replace("tftproot}", "tftproot, port: 6999}")
+        text = "".join(line for line in text.splitlines(True) if f"{site}/state" not in line)
+        (site / "pixieboot.yaml").write_text(text)
+        daemon = start()
+        if interface == "eth0":
+            assert daemon.process.wait(START) == 2
+            assert f"interface eth0: another pixieboot (process {first.pid()}) answers DHCP there already" in daemon.complained
+        else:
+            daemon.until_event("started")
+    assert first.process.poll() is None
+
+
 def test_two_interfaces_with_different_modes(start: Callable[..., Running], site: Path) -> None:
     server = "{interface: eth1, dhcp: server, pools: [10.72.0.100-10.72.0.110], force: true}"
     (site / "pixieboot.yaml").write_text(settings(site, f"networks: [{{interface: eth0}}, {server}]"))
@@ -237,7 +267,7 @@ def test_a_second_daemon_is_told_who_holds_the_port(start: Callable[..., Running
     assert "state.db: another process uses it. " in twin.complained
     second = start("--state", f"sqlite:{site}/other/state.db")
     assert second.process.wait(START) == 2
-    assert re.search(r"port \d+.*: .*python.* \(process \d+\) holds it\. Stop it", second.complained), second.complained
+    assert f"interface eth0: another pixieboot (process {first.pid()}) answers DHCP there already" in second.complained
     assert first.process.poll() is None
 
 

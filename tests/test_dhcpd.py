@@ -325,7 +325,13 @@ def test_the_same_question_gets_the_same_answer_until_a_fact_changes(host: Host,
 def test_another_daemon_on_the_same_port_is_named(host: Host, tmp_path: Path) -> None:
     dnsmasq = host.start(
         *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file=", "--interface=lo"),
-        *("--bind-interfaces", "--dhcp-range=127.0.0.50,127.0.0.60", "--dhcp-leasefile=/dev/null", "--log-facility=/dev/null"),
+        *(
+            "--interface=eth0",
+            "--bind-interfaces",
+            "--dhcp-range=127.0.0.50,127.0.0.60",
+            "--dhcp-leasefile=/dev/null",
+            "--log-facility=/dev/null",
+        ),
     )
 
     async def work() -> None:
@@ -338,10 +344,131 @@ def test_another_daemon_on_the_same_port_is_named(host: Host, tmp_path: Path) ->
             (event,) = served.told("shared port")
             assert f"UDP port 67 is shared with dnsmasq (process {dnsmasq.pid})" in event.detail["why"]
 
+    async def leasing(force: bool) -> None:
+        directory = tmp_path / f"force-{force}"
+        directory.mkdir()
+        async with serving(host, directory, replace(SERVER, force=force)) as served:
+            await served.until(lambda: served.told("shared port"))
+
+    try:
+        asyncio.run(work())
+        with pytest.raises(OperatorError) as refused:
+            asyncio.run(leasing(force=False))
+        assert refused.value.where == "interface eth0" and "force: true" in refused.value.mend
+        assert refused.value.what.startswith(f"dnsmasq (process {dnsmasq.pid}) has port 67 open on this host")
+        asyncio.run(leasing(force=True))
+    finally:
+        host.stop(dnsmasq)
+
+
+def test_a_daemon_for_another_interface_alone_disturbs_nobody(wire: Switch, host: Host, client: Client, tmp_path: Path) -> None:
+    wire._network.switch("virtual").plug(host, "virbr0", "10.6.0.1/24")
+    dnsmasq = host.start(
+        *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file="),
+        *("--interface=virbr0", "--except-interface=lo", "--bind-interfaces", "--dhcp-range=10.6.0.50,10.6.0.60"),
+        *("--dhcp-leasefile=/dev/null", "--log-facility=/dev/null"),
+    )
+
+    async def work() -> None:
+        with host.entered():
+            async with asyncio.timeout(5):
+                while not others(67):
+                    await asyncio.sleep(0.02)
+        async with serving(host, tmp_path, replace(SERVER, force=False)) as served:
+            await served.until(lambda: served.service._cleared)
+            (offer,) = await served.ask(client, DISCOVER, {})
+            assert offer.type == OFFER and not served.told("shared port")
+
     try:
         asyncio.run(work())
     finally:
         host.stop(dnsmasq)
+        host.ip("link", "delete", "virbr0")
+
+
+def test_a_second_pixieboot_is_refused_on_an_interface_that_the_first_serves(host: Host, tmp_path: Path) -> None:
+    async def work() -> None:
+        (tmp_path / "first").mkdir()
+        (tmp_path / "second").mkdir()
+        async with serving(host, tmp_path / "first", PROXY):
+            async with serving(host, tmp_path / "second", replace(SERVER, force=True)):
+                pass
+
+    with pytest.raises(ExceptionGroup) as group:
+        asyncio.run(work())
+    assert "another pixieboot (process" in str(group.value.exceptions[0])
+
+
+def test_servers_that_come_later_are_an_alarm(
+    wire: Switch, host: Host, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In proxy mode as well: a second server that leases, and one that boots."""
+    monkeypatch.setattr("pixieboot.serve.dhcpd.PROBE_EVERY", 0.5)
+    first = wire.host("first", "10.8.0.4/24")
+    second = wire.host("second", "10.8.0.5/24")
+    third = wire.host("third", "10.8.0.6/24")
+    common = ("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file=", "--no-ping")
+    common += ("--interface=eth0", "--dhcp-leasefile=/dev/null", "--log-facility=/dev/null")
+
+    async def work() -> None:
+        router = first.start(*common, "--dhcp-range=10.8.0.50,10.8.0.60")
+        await asyncio.sleep(0.3)
+        async with serving(host, tmp_path, PROXY) as served:
+            await served.until(lambda: served.service._looked)
+            assert [(event.detail["server"], event.level) for event in served.told("other DHCP server")] == [("10.8.0.4", "info")]
+            rogue = second.start(*common, "--dhcp-range=10.8.0.70,10.8.0.80")
+            await served.until(lambda: len(served.told("other DHCP server")) > 1)
+            late = served.told("other DHCP server")[-1]
+            assert (late.detail["server"], late.level) == ("10.8.0.5", "alarm")
+            booter = third.start(*common, "--dhcp-range=10.8.0.0,proxy", "--pxe-service=X86-64_EFI,x,ipxe.efi")
+            await served.until(lambda: served.told("other PXE server"))
+            (pxe,) = served.told("other PXE server")
+            assert (pxe.detail["server"], pxe.level) == ("10.8.0.6", "alarm")
+        for each, process in ((first, router), (second, rogue), (third, booter)):
+            each.stop(process)
+
+    asyncio.run(work())
+
+
+def test_a_changed_address_is_the_source_of_the_next_answer(wire: Switch, client: Client, tmp_path: Path) -> None:
+    moving = wire.host("moving", "10.8.0.30/24")
+
+    async def work() -> None:
+        async with serving(moving, tmp_path, PROXY) as served:
+            (before,) = await served.ask(client, DISCOVER, UEFI)
+            assert (before.source, before.message.siaddr, before.address(54)) == ("10.8.0.30",) * 3
+            moving.ip("address", "add", "10.8.0.31/24", "dev", "eth0")
+            moving.ip("address", "delete", "10.8.0.30/24", "dev", "eth0")
+            moving.ip("address", "replace", "10.8.0.31/24", "dev", "eth0")  # the first one takes its secondaries along
+            await served.until(lambda: [site.address for site in served.context.sites.sites] == ["10.8.0.31"])
+            (after,) = await served.ask(client, DISCOVER, UEFI)
+            assert (after.source, after.message.siaddr, after.address(54)) == ("10.8.0.31",) * 3
+            assert after.message.sname == b"10.8.0.31"
+            (script,) = await served.ask(client, DISCOVER, {**UEFI, 77: b"iPXE"})
+            assert script.message.file == b"http://10.8.0.31:8080/boot.ipxe"
+
+    asyncio.run(work())
+
+
+def test_rfc2131_4_2_the_client_identifier_is_the_key_where_the_operator_says_so(
+    host: Host, client: Client, tmp_path: Path
+) -> None:
+    async def work() -> None:
+        async with serving(host, tmp_path, replace(SERVER, identify_by="client-id")) as served:
+            asked = [
+                (await served.ask(client, DISCOVER, {61: identifier}, who))[0].message.yiaddr
+                for identifier, who in (
+                    (b"\0one", mac(0x81)),
+                    (b"\0two", mac(0x81)),
+                    (b"\0one", mac(0x82)),
+                    (b"\1" + mac(0x83), mac(0x83)),
+                )
+            ]
+            assert asked[0] == asked[2] and len(set(asked)) == 3
+            (bare,) = await served.ask(client, DISCOVER, {}, mac(0x83))  # 01 and the MAC is the MAC
+            assert bare.message.yiaddr == asked[3]
+
+    asyncio.run(work())
 
 
 def test_with_dhcp_off_no_port_is_taken(host: Host, tmp_path: Path) -> None:

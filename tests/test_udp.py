@@ -154,9 +154,49 @@ def test_a_daemon_that_shares_the_port_is_named(hosts: tuple[Host, Host]) -> Non
             port = UdpPort(67)
             port.bind()
             port.close()
-        assert [(holder.name, holder.pid, holder.address) for holder in found] == [("dnsmasq", dnsmasq.pid, "0.0.0.0")]
+            eth1 = socket.if_nametoindex("eth1")
+        assert found == [Holder(dnsmasq.pid, "dnsmasq", "0.0.0.0", eth1)]  # --bind-interfaces with one: it hears no other
     finally:
         server.stop(dnsmasq)
+
+
+@pytest.mark.needs_root
+def test_a_port_for_one_alone_is_refused_even_where_the_other_would_share_it(hosts: tuple[Host, Host]) -> None:
+    server, _ = hosts
+    with server.entered():
+        shared, alone = UdpPort(0), UdpPort(0, alone=True)
+        shared.bind()
+        assert shared._socket is not None
+        alone.port = shared._socket.getsockname()[1]
+        with pytest.raises(OperatorError):
+            alone.bind()
+        shared.close()
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("target, answered", [("10.1.0.1", True), ("10.1.0.255", False), ("255.255.255.255", False)])
+def test_rfc1123_4_2_3_4_a_port_for_one_alone_ignores_broadcasts(hosts: tuple[Host, Host], target: str, answered: bool) -> None:
+    async def work() -> list[bytes]:
+        server, client = hosts
+        with server.entered():
+            port = UdpPort(6970, alone=True)
+            port.bind()
+        heard: list[bytes] = []
+        port.start(lambda datagram, *_: heard.append(datagram))
+        with client.entered():
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth1")
+            sock.sendto(b"asked", (target, 6970))
+            sock.sendto(b"end", ("10.1.0.1", 6970))
+            async with asyncio.timeout(5):
+                while b"end" not in heard:
+                    await asyncio.sleep(0.01)
+        port.close()
+        return heard
+
+    assert (b"asked" in asyncio.run(work())) == answered
 
 
 def test_our_own_sockets_are_not_others() -> None:

@@ -150,6 +150,8 @@ class Daemon:
     def _say_faults(self) -> None:
         """What the registry holds or the settings name, and cannot be served: the rest is in force all the same."""
         context = self._context
+        for caution in config.cautions(context.settings, context.registry.current):
+            self._record("caution", "registry", "warning", why=caution)
         for fault in (*context.registry.notes, *config.unresolved(context.settings, context.registry.current)):
             self._record("not served", "registry", "warning", error=str(fault))
 
@@ -197,6 +199,7 @@ def start_lines(context: Context) -> list[str]:
     ]
     lines += context.sites.notes
     lines += loader_lines(settings)
+    lines += config.cautions(settings, inventory)
     counts = f"{len(inventory.machines)} machines, {len(inventory.groups)} groups, {len(inventory.profiles)} profiles"
     lines.append(f"registry {settings.registry}: {counts}; unknown machines: {settings.unknown or 'menu'}")
     lines += [f"web {url}/" for url in sorted({site.http_url for site in context.sites.sites})]

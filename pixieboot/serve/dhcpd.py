@@ -21,6 +21,7 @@ from pixieboot.model import NO_ADDRESS, Arrival, Client, Event, Lease, Loader, L
 from pixieboot.policy import LOOP_LIMIT
 from pixieboot.pxe import RASPBERRY_PI_OUIS, STYLES, Styles, uuid_of
 from pixieboot.registry.sqlite import StoreError
+from pixieboot.serve.claims import Claims, is_pixieboot
 from pixieboot.serve.conflicts import Conflicts
 from pixieboot.serve.context import Context
 from pixieboot.serve.links import ETHERNET, Link
@@ -78,14 +79,14 @@ class DhcpService:
         self._frames = Frames()
         self.neighbours = Neighbours(context.sites, self._on_neighbour, clock)
         self._conflicts = Conflicts(context.sites, context.leases, clock, self._on_conflict, self._on_proxy_arp)
-        self._memo, self._styles = Memo(), Styles()
+        self._memo, self._styles, self._claims = Memo(), Styles(), Claims()
         self._boots: OrderedDict[Mac, _Boot] = OrderedDict()
         self._said: dict[tuple[Mac | None, str], float] = {}
         self._cleared: set[int] = set()  # interfaces where server mode may lease: nobody else does
         self._probed: set[int] = set()
         self._look = asyncio.Event()
         self._inventory: Inventory | None = None
-        self._bound = False
+        self._bound = self._looked = False
         self.shared: list[str] = []  # other processes on our ports, in words
 
     def bind(self) -> None:
@@ -93,13 +94,36 @@ class DhcpService:
         networks = self._context.settings.networks
         if networks and all(network.mode == "off" for network in networks):
             return
-        for number, port in self._ports.items():
-            port.bind()
-            self.shared += [f"UDP port {number} is shared with {holder}" for holder in others(number)]
+        for number in self._ports:
+            self._share(number)
+        try:
+            for site in self._answering():
+                self._claims.claim(site.interface)
+            for port in self._ports.values():
+                port.bind()
+        except OperatorError:
+            self._claims.close()
+            raise
         self._frames.bind()
         self._conflicts.bind()
         self.neighbours.bind()
         self._bound = True
+
+    def _answering(self) -> list[Site]:
+        return [site for site in self._context.sites.sites if site.network.mode != "off"]
+
+    def _share(self, port: int) -> None:
+        """Take note of who else hears that port where we do.  Raises OperatorError where it would lease what we lease."""
+        for holder in others(port):
+            met = [site for site in self._answering() if holder.ifindex in (0, site.ifindex)]
+            if not met:
+                continue
+            self.shared.append(f"UDP port {port} is shared with {holder}")
+            leasing = [site for site in met if site.network.mode == "server" and not site.network.force]
+            if port == SERVER_PORT and leasing and not is_pixieboot(holder.pid):
+                what = f"{holder} has port 67 open on this host and may lease addresses on {leasing[0].interface} too"
+                mend = "Stop it, bind it to other interfaces, set `dhcp: proxy` to boot machines beside it, or `force: true`."
+                raise OperatorError(leasing[0].network.where or f"interface {leasing[0].interface}", what, mend)
 
     async def run(self) -> None:
         """Serve until cancelled.  Raises OperatorError when another server leases where we are to."""
@@ -116,6 +140,7 @@ class DhcpService:
             port.start(partial(self._on_datagram, number))
         try:
             await self._look_around(refuse=True)
+            self._looked = True
             while True:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._look.wait(), PROBE_EVERY)
@@ -130,6 +155,7 @@ class DhcpService:
         self.neighbours.close()
         self._conflicts.close()
         self._frames.close()
+        self._claims.close()
 
     # ------------------------------------------------------------------ datagrams
 
@@ -494,7 +520,9 @@ class DhcpService:
             detail["why"] = "machines that nobody described are left to it here (set `unknown` to boot them all the same)"
         elif rival:
             detail["why"] = "two servers that lease the same network hand out the same addresses: stop one, or set `dhcp: proxy`"
-        self._record(None, kind, detail, "alarm" if rival else "warning" if other.pxe else "info")
+        # Those that were there first are the network as it is; one that comes later is somebody's mistake, or an attack.
+        late = self._looked and (other.pxe or len(self.neighbours.leasing(other.ifindex)) > 1)
+        self._record(None, kind, detail, "alarm" if rival or late else "warning" if other.pxe else "info")
         if other.pxe:
             self._context.sites.mark_foreign_pxe(other.ifindex)
 
@@ -510,6 +538,11 @@ class DhcpService:
     def _on_sites(self) -> None:
         """Links, addresses or settings changed."""
         self._withhold()
+        for site in self._answering():
+            try:
+                self._claims.claim(site.interface)
+            except OperatorError as error:
+                self._record(None, "two of us", {"why": str(error)}, "alarm")
         if any(site.ifindex not in self._probed for site in self._context.sites.sites):
             self._look.set()
 

@@ -52,7 +52,7 @@ class TftpService:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._port = UdpPort(context.settings.tftp.port)
+        self._port = UdpPort(context.settings.tftp.port, alone=True)
         self._transfers: dict[Peer, Transfer] = {}
         self._guests = Guests()
         self._contents: dict[object, Content] = {}

@@ -23,6 +23,10 @@ SO_RCVBUFFORCE = 33
 BATCH = 64  # datagrams taken per wake-up: other sockets of the loop get their turn after that
 BUFFER = 4 << 20
 LARGEST = 4096  # DHCP datagrams and TFTP requests are far smaller; what is cut off is no valid one
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20  # linux/netlink.h, linux/sock_diag.h
+_DIAG_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port: struct nlmsghdr
+_DIAG_REQUEST = struct.Struct("=BB2xI48x")  # struct inet_diag_req_v2 for all states
+_DIAG_ANSWER = struct.Struct("=40xI24xI")  # struct inet_diag_msg: idiag_if, idiag_inode
 _PKTINFO = struct.Struct("=i4s4s")
 _ANCILLARY = socket.CMSG_SPACE(_PKTINFO.size)
 _SERVICES = {67: "DHCP", 69: "TFTP", 4011: "PXE boot server"}
@@ -42,8 +46,9 @@ _packed = lru_cache(4096)(socket.inet_aton)
 class UdpPort:
     """One UDP port on every interface, those that come up later included."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, alone: bool = False) -> None:
+        """alone: no other process may share the port, and what is sent to a broadcast address is ignored (RFC 1123 §4.2.3.4)."""
+        self.port, self._alone = port, alone
         self._socket: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_datagram: OnDatagram | None = None
@@ -56,8 +61,9 @@ class UdpPort:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             # Shared, because a DHCP server for other interfaces (libvirt's dnsmasq) may sit on the same port: see `others`.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            if not self._alone:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
             _widen(sock)
             sock.setblocking(False)
@@ -115,7 +121,9 @@ class UdpPort:
                 log.warning("UDP port %d: %s", self.port, error.strerror)
                 return True
             try:
-                ifindex, local, _ = _PKTINFO.unpack(ancillary[0][2])
+                ifindex, local, to = _PKTINFO.unpack(ancillary[0][2])
+                if self._alone and to != local:
+                    continue
                 if handle(datagram, peer, ifindex, dotted(local)) is not DONE:
                     busy = True
             except Exception:
@@ -130,11 +138,15 @@ class UdpPort:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that has a port open.  name is empty where /proc does not tell (another user's, or another namespace's)."""
+    """A process that has a port open.  name is empty where /proc does not tell (another user's, or another namespace's).
+
+    ifindex: of the only interface that it hears (SO_BINDTODEVICE); 0: all.
+    """
 
     pid: int
     name: str
     address: str
+    ifindex: int = 0
 
     def __str__(self) -> str:
         return f"{self.name} (process {self.pid})" if self.name else "a process that /proc does not show"
@@ -153,7 +165,7 @@ def others(port: int, protocol: str = "udp") -> list[Holder]:
     if not inodes:
         return []
     found: dict[int, Holder] = {}
-    own = os.getpid()
+    own, devices = os.getpid(), _devices() if protocol == "udp" else {}
     for process in Path("/proc").iterdir():
         if not process.name.isdigit() or not inodes:
             continue
@@ -163,9 +175,33 @@ def others(port: int, protocol: str = "udp") -> list[Holder]:
                     target = os.readlink(descriptor)
                     if target.startswith("socket:[") and target[8:-1] in inodes:
                         name = (process / "comm").read_text().strip()
-                        found[int(process.name)] = Holder(int(process.name), name, inodes.pop(target[8:-1]))
+                        inode = target[8:-1]
+                        found[int(process.name)] = Holder(int(process.name), name, inodes.pop(inode), devices.get(inode, 0))
     found.pop(own, None)
-    return [*found.values(), *(Holder(0, "", address) for address in set(inodes.values()))]
+    unseen = {Holder(0, "", address, devices.get(inode, 0)) for inode, address in inodes.items()}
+    return [*found.values(), *unseen]
+
+
+def _devices() -> dict[str, int]:
+    """Inode of each UDP socket that is bound to an interface -> the interface's index (sock_diag(7)); {} where it is not told."""
+    found: dict[str, int] = {}
+    request = _DIAG_HEADER.pack(72, _SOCK_DIAG_BY_FAMILY, 0x301, 1, 0) + _DIAG_REQUEST.pack(
+        socket.AF_INET, socket.IPPROTO_UDP, 0xFFFFFFFF
+    )
+    with suppress(OSError, struct.error), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as sock:
+        sock.settimeout(1.0)
+        sock.send(request)
+        while True:
+            answer = sock.recv(1 << 16)
+            while answer:
+                length, kind = _DIAG_HEADER.unpack_from(answer)[:2]
+                if kind != _SOCK_DIAG_BY_FAMILY:  # done, or an error
+                    return found
+                ifindex, inode = _DIAG_ANSWER.unpack_from(answer, 16)
+                if ifindex:
+                    found[str(inode)] = ifindex
+                answer = answer[length + 3 & ~3 :]
+    return found
 
 
 def refusal(error: OSError, port: int, protocol: str = "udp", address: str = "") -> OperatorError:
