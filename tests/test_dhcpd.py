@@ -407,8 +407,8 @@ def test_servers_that_come_later_are_an_alarm(
     first = wire.host("first", "10.8.0.4/24")
     second = wire.host("second", "10.8.0.5/24")
     third = wire.host("third", "10.8.0.6/24")
-    common = ("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file=", "--no-ping")
-    common += ("--interface=eth0", "--dhcp-leasefile=/dev/null", "--log-facility=/dev/null")
+    common = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file=", "--no-ping"]
+    common += ["--interface=eth0", "--dhcp-leasefile=/dev/null", "--log-facility=/dev/null"]
 
     async def work() -> None:
         router = first.start(*common, "--dhcp-range=10.8.0.50,10.8.0.60")

@@ -117,7 +117,7 @@ def pixieboot(lan: Lan) -> list[str]:
     min_lease_time: {min(lan.lease, MIN_LEASE)}s
     force: {str(lan.force).lower()}
     max_lease_time: {MAX_LEASE}s
-    options: {{ntp-servers: [{ADDRESS}]}}
+    options: {{ntp-servers: [{ADDRESS}], v6-only-preferred: 600}}
   - subnet: 10.88.0.0/24
     dhcp: server
     pools: [{RELAYED_POOL[0]}-{RELAYED_POOL[-1]}]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.netns import Host
-from tests.wire.client import IPXE, PXE, UEFI, mac
+from tests.wire.client import ANY, DISCOVER, IPXE, PXE, UEFI, Client, mac
 from tests.wire.servers import ADDRESS, POOL, RELAYED_GATEWAY, RELAYED_POOL, Lan, lan, ours
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.slow, ours]
@@ -109,3 +109,31 @@ def test_a_real_relay_with_two_helpers(net: Lan) -> None:
     until(lambda: said(notes), 10)
     (address, router, _), *_ = (line.split(" ") for line in said(notes))
     assert address in RELAYED_POOL and router == RELAYED_GATEWAY
+
+
+@pytest.mark.skipif(shutil.which("dhcrelay") is None, reason="dhcrelay (isc-dhcp-relay) is not installed")
+@pytest.mark.skipif(shutil.which("dnsmasq") is None, reason="dnsmasq is not installed")
+def test_a_proxy_and_a_router_as_the_two_helpers_of_a_real_relay() -> None:
+    """A machine behind it hears both: the router's address and our boot data."""
+    with lan("proxy") as net:
+        net.start()
+        router, relay = net.switch.host("router", "10.77.0.250/24"), net.switch.host("relay", "10.77.0.3/24")
+        behind = net.switch._network.switch("behind")
+        behind.plug(relay, "eth1", f"{RELAYED_GATEWAY}/24")
+        for host in (net.server, router):
+            host.ip("route", "replace", "10.88.0.0/24", "via", "10.77.0.3")
+        router.start(
+            *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file=", "--no-ping"),
+            *("--dhcp-range=10.88.0.50,10.88.0.60,255.255.255.0", "--dhcp-leasefile=/dev/null", "--log-facility=/dev/null"),
+        )
+        relay.start("dhcrelay", "-4", "-d", "--no-pid", "-a", "-i", "eth0", "-i", "eth1", ADDRESS, "10.77.0.250")
+        with Client(behind.host("machine")) as machine:
+            for flags in (0x8000, 0):  # EDK2 and iPXE
+                heard: dict[str, str] = {}
+                deadline = time.monotonic() + 10
+                while len(heard) < 2 and time.monotonic() < deadline:
+                    question = machine.message(DISCOVER, mac(0x600), UEFI, flags=flags)
+                    for offer in machine.ask(question, wanted=2, wait=1.0):
+                        heard[offer.address(54)] = offer.message.yiaddr
+                assert heard.keys() == {ADDRESS, "10.77.0.250"}
+                assert heard[ADDRESS] == ANY and heard["10.77.0.250"].startswith("10.88.0.")

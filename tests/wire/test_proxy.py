@@ -34,6 +34,7 @@ pytestmark = [
     pytest.mark.skipif(SERVER == "isc-dhcpd", reason="isc-dhcpd is no proxy"),
 ]
 QUIET = 0.4
+MENU, DIRECT = mac(0x32), mac(0x33)  # machines with a reply style of their own
 LEASED = "10.77.0.60"  # what the router gave the client
 _numbers = iter(range(0x1000, 0xFFFF))
 aton = socket.inet_aton
@@ -42,6 +43,10 @@ aton = socket.inet_aton
 @pytest.fixture(scope="module")
 def net() -> Iterator[Lan]:
     with lan("proxy") as it:
+        it.registry = {
+            "machines.yaml": f"menu: {{mac: '{MENU.hex(':')}', reply_style: menu}}\n"
+            f"direct: {{mac: '{DIRECT.hex(':')}', reply_style: direct}}\n"
+        }
         it.start()
         yield it
 
@@ -126,6 +131,56 @@ def test_ipxe_gets_a_script_and_never_a_menu(client: Client, who: bytes, marks: 
     offer = offer_to(client, who, UEFI | marks)
     assert file(offer) == f"http://{ADDRESS}:8080/boot.ipxe" and offer.message.siaddr == ADDRESS
     assert not {8, 9} & set(offer.option(43) or b"")
+
+
+@ours
+@pytest.mark.parametrize("value", [b"", b"i", b"\xff" * 255, b"\4iPX"], ids=["empty", "one octet", "255 octets", "cut off"])
+def test_rfc3004_a_user_class_that_says_nothing_leaves_it_firmware(client: Client, who: bytes, value: bytes) -> None:
+    assert file(offer_to(client, who, UEFI | {77: value})).endswith("/ipxe.efi")
+
+
+@ours
+def test_a_cards_own_ipxe_without_http_loads_ours_first(client: Client, who: bytes) -> None:
+    """Its 175 names its features, and HTTP (19) is not among them (cobbler/cobbler#360)."""
+    assert file(offer_to(client, who, UEFI | {77: b"iPXE", 175: b"\x21\1\1\x15\1\1"})).endswith("/ipxe.efi")
+
+
+@ours
+def test_the_addresses_of_a_script_are_those_of_the_interface_it_is_asked_by(net: Lan, who: bytes) -> None:
+    here, there = (offer_to(each, who, UEFI | {77: b"iPXE"}) for each in (net.client, net.other))
+    assert (file(here), file(there)) == (f"http://{ADDRESS}:8080/boot.ipxe", f"http://{OTHER_ADDRESS}:8080/boot.ipxe")
+
+
+@ours
+def test_pxe_2_1_a_menu_of_one_item_and_its_server(client: Client) -> None:
+    offer = offer_to(client, MENU, UEFI)
+    server, title = b"\x08\x07\x80\0\1" + aton(ADDRESS), b"ipxe.efi"
+    item = b"\x09" + bytes((3 + len(title),)) + b"\x80\0" + bytes((len(title),)) + title
+    assert offer.option(43) == b"\6\1\3" + b"\x0a\4\0PXE" + server + item + b"\xff"
+    client.holds[LEASED] = MENU
+    (ack,) = ask_4011(client, MENU, UEFI | {43: b"\x47\4\x80\0\0\0\xff"})
+    assert file(ack).endswith("/ipxe.efi") and ack.option(43) == b"\x47\4\x80\0\0\0\xff"
+    assert ask_4011(client, MENU, UEFI | {43: b"\x47\4\x80\0\x80\0\xff"}) == []  # credentials (BIS)
+    del client.holds[LEASED]
+
+
+@ours
+def test_pxe_2_1_a_machine_that_is_answered_directly_needs_no_port_4011(client: Client) -> None:
+    offer = offer_to(client, DIRECT, UEFI)
+    assert offer.option(43) == b"\6\1\x08\xff" and file(offer).endswith("/ipxe.efi")
+
+
+@ours
+def test_pxe_1_an_inform_that_names_a_boot_item_is_answered_on_port_67(client: Client, who: bytes) -> None:
+    client.discover(mac(0x20), UEFI)
+    question = client.message(INFORM, who, PXE | {43: b"\x47\4\x80\0\0\0\xff"}, ciaddr=LEASED)
+    (ack,) = client.ask(question, source=LEASED, target=ADDRESS, to=client.server_mac, wait=QUIET * 2)
+    assert ack.type == ACK and file(ack) == f"{who.hex('-')}/undionly.kpxe"
+
+
+def test_a_client_without_machine_identifier_gets_none_back(client: Client, who: bytes) -> None:
+    offer = offer_to(client, who, {code: value for code, value in PXE.items() if code != 97})
+    assert offer.option(97) is None
 
 
 def test_rfc4578_architecture_9_is_x64_like_7(client: Client, who: bytes) -> None:

@@ -1,6 +1,7 @@
 """A DHCP server over a real wire, case by case after its rule (RFC 2131, 2132, 3011, 3046, 3396, 3527, 5107, 6842)."""
 
 import random
+import re
 import socket
 import struct
 import time
@@ -49,6 +50,8 @@ from tests.wire.servers import (
 
 pytestmark = [pytest.mark.needs_root, missing]
 QUIET = 0.4  # seconds without an answer that count as silence
+WORDY = mac(0x30)  # has more options than its packets have room for
+UUID, BLADE = "4c4c4544-0042-3510-8052-b4c04f4e3732", "10.77.0.11"
 _numbers = iter(range(0x1000, 0xFFFF))
 aton = socket.inet_aton
 
@@ -56,6 +59,10 @@ aton = socket.inet_aton
 @pytest.fixture(scope="module")
 def net() -> Iterator[Lan]:
     with lan("server") as it:
+        it.registry = {
+            "machines.yaml": f"wordy: {{mac: '{WORDY.hex(':')}', options: {{224: {'x' * 200}, 225: {'y' * 90}}}}}\n"
+            f"blade: {{uuid: {UUID}, address: {BLADE}}}\n"
+        }
         it.start()
         yield it
 
@@ -369,6 +376,69 @@ def test_rfc2132_9_10_a_reply_fits_the_clients_maximum(client: Client, who: byte
         assert len(offer.payload) + 28 <= limit
 
 
+@pytest.mark.parametrize("limit, most", [(None, 576), (65280, 1500)], ids=["not told", "told with its octets swapped"])
+def test_rfc2132_9_10_a_maximum_that_is_not_told_or_absurd_is_none(
+    client: Client, who: bytes, limit: int | None, most: int
+) -> None:
+    (offer,) = client.discover(who, UEFI | ({57: struct.pack("!H", limit)} if limit else {}))
+    assert len(offer.payload) + 28 <= most
+
+
+@ours
+def test_rfc2132_9_3_options_in_file_and_sname_are_written_and_each_area_ends_in_255(client: Client) -> None:
+    (offer,) = client.ask(client.message(DISCOVER, WORDY, {55: bytes((1, 3, 224, 225)), 57: struct.pack("!H", 576)}))
+    assert len(offer.payload) + 28 <= 576
+    assert (offer.option(224), offer.option(225)) == (b"x" * 200, b"y" * 90)
+    used = offer.payload[offer.payload.index(b"\x34\1", 240) + 2]  # option 52: 1 file, 2 sname
+    areas = {1: offer.payload[108:236], 2: offer.payload[44:108]}
+    ends = [offer.payload[240:], *(area for bit, area in areas.items() if used & bit)]
+    assert len(ends) > 1
+    for area in ends:
+        at = 0
+        while area[at] != 255:
+            at += 1 if area[at] == 0 else 2 + area[at + 1]
+        assert not area[at + 1 :].strip(b"\0")
+
+
+def test_rfc6842_a_nak_echoes_the_client_identifier_too(client: Client, who: bytes) -> None:
+    identifier = b"\1" + who
+    client.lease(who, {61: identifier})
+    (nak,) = client.ask(client.message(REQUEST, who, {50: aton("10.1.2.3"), 61: identifier}))
+    assert (nak.type, nak.option(61)) == (NAK, identifier)
+
+
+def test_rfc4039_rapid_commit_is_not_given_unless_it_is_enabled(client: Client, who: bytes) -> None:
+    (answer,) = client.discover(who, {80: b""})
+    assert answer.type == OFFER and answer.option(80) is None
+
+
+@ours
+def test_rfc8925_3_3_the_option_to_do_without_ipv4_is_for_those_who_ask(client: Client, who: bytes) -> None:
+    (asked,) = client.discover(who, {55: PRL + b"\x6c"})
+    (silent,) = client.discover(stranger())
+    assert (asked.option(108), silent.option(108)) == (struct.pack("!I", 600), None)
+
+
+@ours
+@pytest.mark.parametrize("swapped", [False, True], ids=["as it is written", "as SMBIOS has it"])
+def test_a_machine_is_known_by_its_uuid_in_either_byte_order(client: Client, swapped: bool) -> None:
+    plain = bytes.fromhex(UUID.replace("-", ""))
+    if swapped:
+        plain = plain[3::-1] + plain[5:3:-1] + plain[7:5:-1] + plain[8:]
+    (offer,) = client.ask(client.message(DISCOVER, mac(0x31), {**UEFI, 97: b"\0" + plain}))
+    assert offer.message.yiaddr == BLADE
+
+
+@ours
+def test_what_a_client_says_reaches_the_log_without_control_characters(net: Lan, client: Client, who: bytes) -> None:
+    bad = "evil\nALARM - dhcp forged\x1b[2J\u202e".encode()
+    client.discover(who, {12: bad, 60: b"PXEClient" + bad, 93: b"\0\7", 77: bad, 97: b"\0" + bad[:16]})
+    client.discover(stranger())
+    log = net.said(0)
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", log)
+    assert not [line for line in log.splitlines() if line.startswith("ALARM - dhcp forged")]
+
+
 def test_an_option_that_overruns_the_packet_does_no_harm(client: Client, who: bytes) -> None:
     question = client.message(DISCOVER, who)
     client.drain()
@@ -443,6 +513,30 @@ def test_rfc2131_4_3_1_a_relay_in_a_subnet_that_nobody_configured_is_met_with_si
     assert relayed(net, who, {}, giaddr="10.66.0.1") == []
 
 
+def test_rfc3046_2_2_agent_information_comes_back_in_ack_and_nak_too(net: Lan, who: bytes) -> None:
+    agent = b"\1\4port\2\6switch"
+    (offer,) = relayed(net, who, {82: agent})
+    to = learn_server_mac(net)
+    for wanted, kind in ((offer.message.yiaddr, ACK), ("10.1.2.3", NAK)):
+        server = {54: aton(ADDRESS)} if kind == ACK else {}
+        message = net.relay.message(REQUEST, who, {50: aton(wanted), 55: PRL, 82: agent, **server}, giaddr=RELAYED_GATEWAY, hops=1)
+        (answer,) = net.relay.ask(message, source=RELAY, target=ADDRESS, to=to, source_port=67, wait=1.5)
+        assert (answer.type, answer.option(82), answer.target, answer.target_port) == (kind, agent, RELAYED_GATEWAY, 67)
+    assert answer.message.flags == 0x8000  # RFC 2131 §4.3.2: the relay is to broadcast the NAK
+
+
+def test_a_relay_without_agent_information_gets_none_back(net: Lan, who: bytes) -> None:
+    (offer,) = relayed(net, who, {})
+    assert offer.option(82) is None
+
+
+def test_our_address_reached_by_another_interface_is_met_with_silence(net: Lan, who: bytes) -> None:
+    """Sent to the card of eth1 and to the address of eth0: the kernel takes both for ours."""
+    card = bytes.fromhex(net.server.run("cat", "/sys/class/net/eth1/address").stdout.strip().replace(":", ""))
+    question = net.other.message(DISCOVER, who, {55: PRL})
+    assert net.other.ask(question, source="10.99.0.2", target=ADDRESS, to=card, wait=QUIET) == []
+
+
 def test_a_directly_attached_client_gets_no_agent_information_back(client: Client, who: bytes) -> None:
     (offer,) = client.discover(who)
     assert offer.option(82) is None
@@ -469,6 +563,37 @@ def test_a_uefi_rom_gets_its_own_program(client: Client, who: bytes) -> None:
     (offer,) = client.ask(client.message(DISCOVER, who, UEFI, flags=0x8000))
     path = offer.option(67) or offer.message.file
     assert path.rstrip(b"\0").endswith(b"ipxe.efi") and who.hex("-").encode() in path
+
+
+ARCHITECTURES: dict[str, tuple[dict[int, bytes], bytes]] = {
+    "the first of several that is known": (UEFI | {93: b"\x7f\xff\0\7"}, b"/ipxe.efi"),
+    "only option 60 tells": ({60: UEFI[60], 55: UEFI[55]}, b"/ipxe.efi"),
+    "9 is x64": (UEFI | {93: b"\0\x09"}, b"/ipxe.efi"),
+    "32 bits of UEFI": (UEFI | {93: b"\0\6"}, b"/ipxe-i386.efi"),
+    "64 bits of ARM": (UEFI | {93: b"\0\x0b"}, b"/ipxe-arm64.efi"),
+    "a BIOS": (UEFI | {93: b"\0\0"}, b"/undionly.kpxe"),
+    "nobody's number": (UEFI | {93: b"\x7f\xff"}, b""),
+    "nothing but ours lacks": (UEFI | {93: b"\0\2"}, b""),
+}
+
+
+@ours
+@pytest.mark.parametrize("asked, program", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_rfc4578_2_1_each_architecture_gets_its_own_program(
+    client: Client, who: bytes, asked: dict[int, bytes], program: bytes
+) -> None:
+    (offer,) = client.ask(client.message(DISCOVER, who, asked, flags=0x8000))
+    assert (offer.option(67) or offer.message.file) == (who.hex("-").encode() + program if program else b"")
+
+
+@ours
+def test_an_apple_gets_a_lease_and_no_bsdp(client: Client, who: bytes) -> None:
+    apple = {60: b"AAPLBSDPC/i386/MacBookAir6,2", 55: PRL, 43: b"\1\1\1"}
+    (offer,) = client.discover(who, apple)
+    assert offer.option(60) is None and offer.option(43) is None
+    client.holds["10.77.0.61"] = who
+    question = client.message(INFORM, who, apple, ciaddr="10.77.0.61")
+    assert client.ask(question, source="10.77.0.61", wait=QUIET) == []
 
 
 @ours
