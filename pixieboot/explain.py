@@ -213,8 +213,11 @@ def _script(step: Step, client: Client, assignment: Assignment, site: Site, inve
 def _document(kind: str, client: Client, assignment: Assignment, site: Site, inventory: Inventory) -> Answer:
     template = assignment.profile.documents[kind] if assignment.profile else ""
     stage, answer = f"document {kind}", f"template {template}"
+    shown = {name: f"(secret {name})" for name in inventory.secrets}
     try:
-        return Answer(stage, answer, "its profile names it", text=render.document(kind, client, assignment, site, inventory))
+        return Answer(
+            stage, answer, "its profile names it", text=render.document(kind, client, assignment, site, inventory, secrets=shown)
+        )
     except OperatorError as error:
         return Answer(stage, answer, "its profile names it", fault=str(error))
 

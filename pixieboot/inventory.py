@@ -43,6 +43,7 @@ class Inventory:
     groups: Mapping[str, Group]
     profiles: Mapping[str, Profile]  # the built-in menu and local among them
     templates: Mapping[str, str]  # name below templates/ -> text
+    secrets: Mapping[str, str] = field(repr=False)  # NAME, or MACHINE/NAME for one machine's own -> text
     _by_mac: Mapping[str, Machine] = field(repr=False)
     _by_uuid: Mapping[str, Machine] = field(repr=False)
     _by_serial: Mapping[str, Machine] = field(repr=False)
@@ -59,6 +60,7 @@ class Inventory:
         profiles: Iterable[Profile] = (),
         templates: Mapping[str, str] = EMPTY,
         version: int = 0,
+        secrets: Mapping[str, str] = EMPTY,
     ) -> "Inventory":
         """Index what the registry's files say.  Identities must be unique and names resolve: the store checks both."""
         named = {machine.name: machine for machine in machines}
@@ -83,6 +85,7 @@ class Inventory:
             groups=MappingProxyType({group.name: group for group in ranked}),
             profiles=MappingProxyType({p.name: p for p in (MENU, LOCAL, *profiles)}),
             templates=templates,
+            secrets=secrets,
             _by_mac={mac: machine for machine in named.values() for mac in machine.macs},
             _by_uuid=by_uuid,
             _by_serial={machine.serial.lower(): machine for machine in named.values() if machine.serial},

@@ -303,6 +303,7 @@ class MachineState:
     loader_fetches: int = 0  # loads of the same NBP in the last two minutes without a script: the loop guard
     deadline: float = 0.0  # until when the installation under way must report done; 0: none is, or it has no limit
     overdue: float = 0.0  # when the last one had to, and did not (0: there is none)
+    fetched: tuple[tuple[str, str, float], ...] = ()  # documents with secrets: which of which boot, by which address, when
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,10 +48,17 @@ _SAFE_IN_PATH = "/-._~!()*+,;=:@"
 _SERIAL_CONSOLE = re.compile(r"console=(serial|ttyAMA|ttyS)")
 _VARIANT = Variant()
 
+Ticket = Callable[[str], str]  # address of a document with secrets, from the path on -> the same, good for one boot
 
-def ipxe(step: Step, client: Client, assignment: Assignment, site: Site, inventory: Inventory) -> str:
+
+def _no_ticket(address: str) -> str:
+    """For a dry run: an address that nobody can use."""
+    return f"/secret/PER-BOOT{address}"
+
+
+def ipxe(step: Step, client: Client, assignment: Assignment, site: Site, inventory: Inventory, ticket: Ticket | None = None) -> str:
     """The step as an iPXE script."""
-    page = _Page(client, assignment, site, inventory)
+    page = _Page(client, assignment, site, inventory, ticket=ticket)
     match step:
         case Boot(profile) if profile is HOLD:
             return page.built_in("hold.ipxe.j2", why=step.why, url=_entry(f"{site.http_url}/ipxe"))
@@ -73,13 +80,21 @@ def ipxe(step: Step, client: Client, assignment: Assignment, site: Site, invento
             return page.built_in("local.ipxe.j2", how="exit1", why=step.why)
 
 
-def grub(step: Step, client: Client, assignment: Assignment, site: Site, inventory: Inventory, near: bool = False) -> str:
+def grub(
+    step: Step,
+    client: Client,
+    assignment: Assignment,
+    site: Site,
+    inventory: Inventory,
+    near: bool = False,
+    ticket: Ticket | None = None,
+) -> str:
     """The step as a GRUB configuration.  What only iPXE can do (scripts, chains, the menu's tools) is left to iPXE.
 
     near: GRUB came from this host by TFTP and fetches the rest the same way, relative to its $root.  Debian's signed GRUB has no
     HTTP, and under Secure Boot it may load no module.
     """
-    page = _Page(client, assignment, site, inventory, "/" if near else None)
+    page = _Page(client, assignment, site, inventory, "/" if near else None, ticket)
     match step:
         case Boot(profile) if profile.menu:
             return page.built_in("menu.grub.j2", **page.menu(images=True))
@@ -90,12 +105,20 @@ def grub(step: Step, client: Client, assignment: Assignment, site: Site, invento
     return page.built_in("ipxe.grub.j2", why=step.why, loaders=page.loaders())
 
 
-def pxelinux(step: Step, client: Client, assignment: Assignment, site: Site, inventory: Inventory, near: bool = False) -> str:
+def pxelinux(
+    step: Step,
+    client: Client,
+    assignment: Assignment,
+    site: Site,
+    inventory: Inventory,
+    near: bool = False,
+    ticket: Ticket | None = None,
+) -> str:
     """The step as a PXELINUX configuration.  Scripts and chains are left to iPXE.
 
     near: files by TFTP, which every pxelinux.0 can; else they are URLs, which takes lpxelinux.0.
     """
-    page = _Page(client, assignment, site, inventory, "::/" if near else None)
+    page = _Page(client, assignment, site, inventory, "::/" if near else None, ticket)
     match step:
         case Boot(profile) if profile.menu:
             return page.built_in("menu.pxelinux.j2", **page.menu(images=True))
@@ -106,14 +129,22 @@ def pxelinux(step: Step, client: Client, assignment: Assignment, site: Site, inv
     return page.built_in("ipxe.pxelinux.j2", why=step.why, nbp=f"{client.mac.dashed}/{site.loaders.get(Arch.X86_BIOS, '')}")
 
 
-def raspberry_pi(kind: str, step: Step, client: Client, assignment: Assignment, site: Site, inventory: Inventory) -> str | None:
+def raspberry_pi(
+    kind: str,
+    step: Step,
+    client: Client,
+    assignment: Assignment,
+    site: Site,
+    inventory: Inventory,
+    ticket: Ticket | None = None,
+) -> str | None:
     """The step as a Raspberry Pi's config.txt or cmdline.txt; None: its firmware has nothing to boot for this step.
 
     It fetches kernel and initrds by TFTP only, as paths beside its config.txt.
     """
     if not isinstance(step, Boot) or step.profile.menu:
         return None
-    profile, page = step.profile, _Page(client, assignment, site, inventory, "")
+    profile, page = step.profile, _Page(client, assignment, site, inventory, "", ticket)
     if kind in profile.documents:
         return page.template(profile.documents[kind], profile)
     if not profile.kernel:
@@ -133,11 +164,13 @@ def raspberry_pi(kind: str, step: Step, client: Client, assignment: Assignment, 
     return text
 
 
-def pixiecore(step: Boot, client: Client, assignment: Assignment, site: Site, inventory: Inventory) -> dict[str, Any]:
+def pixiecore(
+    step: Boot, client: Client, assignment: Assignment, site: Site, inventory: Inventory, ticket: Ticket | None = None
+) -> dict[str, Any]:
     """The step as Pixiecore's API tells it: kernel, initrd, cmdline and message, or ipxe-script."""
     if not step.profile.kernel:
-        return {"ipxe-script": ipxe(step, client, assignment, site, inventory)}
-    page = _Page(client, assignment, site, inventory)
+        return {"ipxe-script": ipxe(step, client, assignment, site, inventory, ticket)}
+    page = _Page(client, assignment, site, inventory, ticket=ticket)
     image = page.image(step.profile)
     spec: dict[str, Any] = {
         "kernel": image.kernel,
@@ -156,10 +189,13 @@ def document(
     site: Site,
     inventory: Inventory,
     translate: Callable[[str], bytes] | None = None,
+    ticket: Ticket | None = None,
+    secrets: Mapping[str, str] | None = None,
 ) -> str:
     """A document of the profile that this machine boots.  Raises OperatorError if it has none of this kind.
 
     translate: what makes Ignition of a Butane configuration (registry.butane), which is a program's work and not ours.
+    secrets: the inventory's, for who may see them; an error never shows one.
     """
     if kind == "metadata":
         return metadata(client, assignment)
@@ -169,12 +205,22 @@ def document(
         title = f"profile {profile.name}" if profile else "no profile"
         known = ", ".join(sorted(profile.documents)) if profile else ""
         raise RenderError(profile.where if profile else "registry", f"{title} has no {kind}", f"It has: {known or 'no documents'}.")
-    text = _Page(client, assignment, site, inventory).template(name, profile)
-    if is_butane(name):
-        text = _translated(name, text, translate)
-    if kind == "ignition":
-        _check_json(name, text)
+    page = _Page(client, assignment, site, inventory, ticket=ticket, secrets=secrets)
+    try:
+        text = page.template(name, profile)
+        if is_butane(name):
+            text = _translated(name, text, translate)
+        if kind == "ignition":
+            _check_json(name, text)
+    except RenderError as error:
+        raise page.discreet(error) from None
     return text
+
+
+def holds_secrets(kind: str, profile: Profile | None, inventory: Inventory) -> bool:
+    """Does this document of the profile ask for secrets?  Then it goes out by its per-boot address alone."""
+    name = profile.documents.get(kind) if profile else None
+    return name is not None and templates_of(inventory.templates).calls_secret(name)
 
 
 def metadata(client: Client, assignment: Assignment) -> str:
@@ -241,8 +287,18 @@ class Image:
 class _Page:
     """One client's answer: the names that its templates see.  near: how the boot program writes the root of our TFTP tree."""
 
-    def __init__(self, client: Client, assignment: Assignment, site: Site, inventory: Inventory, near: str | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        assignment: Assignment,
+        site: Site,
+        inventory: Inventory,
+        near: str | None = None,
+        ticket: Ticket | None = None,
+        secrets: Mapping[str, str] | None = None,
+    ) -> None:
         self._client, self._assignment, self._site, self._inventory, self._near = client, assignment, site, inventory, near
+        self._ticket, self._secrets, self._shown = ticket or _no_ticket, secrets, set[str]()
         self._templates = templates_of(inventory.templates)
         self._profile: Profile | None = None
         self._names: dict[str, Any] = {
@@ -252,6 +308,7 @@ class _Page:
             "base_url": site.http_url,
             "url": self.url,
             "asset": self.asset,
+            "secret": self.secret,
         }
 
     # What templates call.
@@ -260,9 +317,9 @@ class _Page:
         """Where the machine finds its document of this kind."""
         mac, base = self._client.mac.dashed, self._site.http_url
         if kind == "cloud-init":
-            return f"{base}/cloud-init/{mac}/"
+            return self._address(f"/cloud-init/{mac}/", *SEED, "cloud")
         if kind in SEED:
-            return f"{base}/cloud-init/{mac}/{kind}"
+            return self._address(f"/cloud-init/{mac}/{kind}", kind, *filter(None, [SEED[kind]]))
         if kind in ("done", "boot.ipxe", "ipxe", "grub", "pxelinux"):
             return f"{base}/{kind}?mac={mac}"
         profile = self._profile
@@ -272,7 +329,38 @@ class _Page:
             hint = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(known)}."
             raise UndefinedError(f"url({kind!r}): profile {profile.name} has no such document\n{hint}")
         path = kind if kind in ENDPOINTS else f"files/{quote(kind)}"
-        return f"{base}/{path}?mac={mac}{self._labels()}"
+        return self._address(f"/{path}?mac={mac}{self._labels()}", kind)
+
+    def _address(self, path: str, *kinds: str) -> str:
+        """The address of a document; a per-boot one if any of these kinds holds secrets."""
+        if any(holds_secrets(kind, self._profile, self._inventory) for kind in kinds):
+            path = self._ticket(path)
+        return f"{self._site.http_url}{path}"
+
+    def secret(self, name: str) -> str:
+        """A secret of this machine, or of all."""
+        if self._secrets is None:
+            raise UndefinedError(
+                "a secret may stand in documents only\nName the document with url(…): its address is good for one boot."
+            )
+        machine = self._assignment.machine
+        own = f"{machine.name}/{name}" if machine else ""
+        text = self._secrets.get(own, self._secrets.get(name))
+        if text is None or "/" in name:
+            near = difflib.get_close_matches(str(name), list(self._secrets), 1, 0.6)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            raise UndefinedError(f"secret({name!r}) does not exist\n{hint}Secrets live below secrets/ of the registry.")
+        self._shown.add(text)
+        return text
+
+    def discreet(self, error: RenderError) -> RenderError:
+        """The error without any secret in it."""
+        what, mend = error.what, error.mend
+        for text in sorted(self._shown, key=len, reverse=True):
+            for part in (text, *text.splitlines()):
+                if part.strip():
+                    what, mend = what.replace(part, "(secret)"), mend.replace(part, "(secret)")
+        return RenderError(error.where, what, mend)
 
     def _labels(self) -> str:
         """The labels that led to this profile, so that the document is looked up the same way."""

@@ -202,6 +202,7 @@ class Templates:
         self.texts = texts
         self._sandbox = _sandbox(jinja2.FunctionLoader(self._load))
         self._strings: dict[str, jinja2.Template] = {}
+        self._calls: dict[str, bool] = {}
 
     def _load(self, name: str) -> tuple[str, str, Callable[[], bool]] | None:
         if (text := self.texts.get(name)) is not None:
@@ -213,6 +214,20 @@ class Templates:
                 return None
             return text, f"templates/{name} (built in)", lambda: True
         return None
+
+    def calls_secret(self, name: str) -> bool:
+        """Does this template, or one that it takes in by a fixed name, ask for a secret?"""
+        if (known := self._calls.get(name)) is None:
+            self._calls[name] = False  # a template that includes itself
+            found = self._load(name)
+            try:
+                known = found is not None and (
+                    bool(secrets_of(found[0])) or any(self.calls_secret(other) for _, other in references(found[0]))
+                )
+            except jinja2.TemplateSyntaxError:  # it cannot be rendered either
+                known = False
+            self._calls[name] = known
+        return known
 
     def render(self, name: str, names: Mapping[str, Any]) -> str:
         """A template by its name.  Raises RenderError, or what a name that it called raised as OperatorError."""
@@ -286,6 +301,16 @@ def references(text: str) -> list[tuple[int, str]]:
         named = getattr(node, "template", None)
         if isinstance(named, nodes.Const) and isinstance(named.value, str) and not getattr(node, "ignore_missing", False):
             found.append((node.lineno, named.value))
+    return found
+
+
+def secrets_of(text: str) -> list[tuple[int, str | None]]:
+    """(line, name) of every secret that a template asks for; None for a name that only shows when it is rendered."""
+    found: list[tuple[int, str | None]] = []
+    for call in _SYNTAX.parse(text).find_all(nodes.Call):
+        if isinstance(call.node, nodes.Name) and call.node.name == "secret":
+            first = call.args[0] if call.args else None
+            found.append((call.lineno, first.value if isinstance(first, nodes.Const) and isinstance(first.value, str) else None))
     return found
 
 

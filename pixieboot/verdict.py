@@ -106,6 +106,21 @@ def _installed(f: Facts) -> Verdict | None:
     return Verdict("installed", "ok", f"It reported done, {took} after its first packet.")
 
 
+def _secrets_refused(f: Facts) -> Verdict | None:
+    bad = [e for e in f.boot.all("http", "refused") if e.detail.get("secrets") and e.level == "alarm"]
+    if not bad:
+        return None
+    event = bad[-1]
+    return Verdict(
+        "secrets-refused",
+        "failed",
+        f"{event.detail.get('peer') or 'Somebody'} asked for {path_of(event)}, which holds secrets, and was refused: "
+        f"{event.detail.get('why')}.",
+        "If that was the machine itself, add the MAC of that card to its macs and boot it again. If not, somebody on its network "
+        "has read its script: look who has that address, and change the secrets.",
+    )
+
+
 def _reinstalls(f: Facts) -> Verdict | None:
     """The same profile was booted to its last file again and again."""
     if not f.scripts or not f.files or f.order == "once":
@@ -900,7 +915,8 @@ def _going(f: Facts) -> Verdict | None:
 
 # What came later in a boot stands above what came earlier; what is certain above what is likely.
 RULES: tuple[Rule, ...] = (
-    _installed, _document_failed, _document_missing, _overdue, _never_done, _reinstalls, _document_not_fetched, _booted,
+    _secrets_refused, _installed, _document_failed, _document_missing, _overdue, _never_done, _reinstalls,
+    _document_not_fetched, _booted,
     _file_missing, _file_error, _file_aborted, _file_stalled, _files_incomplete, _handed_over,
     _local_failed, _local, _script_error, _script_unknown, _menu, _chained, _script_without_files,
     _pi, _wrong_arch, _second_stage_missing, _modules_missing, _config_missing, _grub_lost, _loader_loop, _ipxe_without_script,

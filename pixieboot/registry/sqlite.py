@@ -397,4 +397,5 @@ _KNOWN = {field.name for field in fields(MachineState)}
 
 def _state(text: str) -> MachineState:
     """A machine's state; what a newer version noted beside it is left out."""
-    return MachineState(**{key: value for key, value in json.loads(text).items() if key in _KNOWN})
+    known = {key: value for key, value in json.loads(text).items() if key in _KNOWN}
+    return MachineState(**{**known, "fetched": tuple((mark, peer, at) for mark, peer, at in known.get("fetched", ()))})

@@ -22,6 +22,7 @@ from pixieboot.model import EMPTY, Arch, Group, Mac, Machine, Profile, Variant, 
 from pixieboot.policy import LOCAL_WAYS
 from pixieboot.registry import butane
 from pixieboot.registry.fields import Fields, arch_hint, arch_of, is_name, nearest
+from pixieboot.registry.secretdir import check_names, secrets_in
 from pixieboot.registry.strictyaml import Node, parse, read_text
 
 Stamp = tuple[int, int, int]  # size, time and inode of a file; the time of a chmod counts too (ctime)
@@ -122,12 +123,15 @@ class YamlDirectory:
         profiles = self._entries(_PROFILES, files, faults)
         templates = self._load_templates(files, faults)
         _Checks(self._root, machines, groups, profiles, templates, faults).run()
+        secrets = secrets_in(self._root, files, faults)
+        if not faults:  # a template with a syntax error is one already
+            check_names(self._root, templates, secrets, faults)
         if faults:
             raise Faults(sorted(faults, key=_place))
         needed = [str(self._root / "templates" / name) for name in sorted(templates) if render.is_butane(name)]
         missing = needed if not butane.program() else []
         self.notes = [OperatorError(path, "a Butane configuration needs the program butane", butane.MEND) for path in missing]
-        return Inventory.build(_ones(machines), _ones(groups), _ones(profiles), templates, version)
+        return Inventory.build(_ones(machines), _ones(groups), _ones(profiles), templates, version, secrets)
 
     # Files.
 
@@ -153,6 +157,7 @@ class YamlDirectory:
                 yield with_suffix, (status.st_size, status.st_ctime_ns, status.st_ino)
             yield from _walk(os.path.join(root, kind.plural), faults, deep=False)
         yield from _walk(os.path.join(root, "templates"), faults, deep=True)
+        yield from _walk(os.path.join(root, "secrets"), faults, deep=True)
         # The daemon can always read these; `check` of somebody else goes without.
         if self._adopted and os.access(self._adopted, os.R_OK | os.X_OK, effective_ids=True):
             yield from _walk(str(self._adopted), faults, deep=False)

@@ -43,10 +43,13 @@ from pixieboot.model import (
     parse_uuid,
 )
 from pixieboot.policy import next_boot
+from pixieboot.registry import butane
+from pixieboot.registry.sqlite import StoreError
 from pixieboot.serve import conditional, parsers, zerocopy
 from pixieboot.serve.context import Context
 from pixieboot.serve.files import File, open_below, open_boot_file, open_root
 from pixieboot.serve.rendered import NOBODY, text_at
+from pixieboot.serve.tickets import Denied, Tickets
 from pixieboot.serve.udp import refusal
 
 INLINE = 64 * 1024  # files up to this size are read and sent with their head: sendfile pays above
@@ -96,12 +99,13 @@ class Request:
     """One request, taken apart once.  parts: the path, decoded, without empty and "." parts."""
 
     method: str
-    path: str  # as in the request, for logs
+    path: str  # as in the request, for logs: without the ticket
     parts: tuple[str, ...]
     query: bytes
     peer: str
     served: Site | None
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    ticket: str | None = None  # of a per-boot address (serve/tickets.py)
 
     @property
     def site(self) -> Site:
@@ -149,6 +153,7 @@ class HttpService:
         self._socket: socket.socket | None = None
         self._server: Server | None = None
         self._remembered: dict[tuple[bytes, str, str], _Remembered] = {}
+        self._tickets = Tickets(context)
         self.port = context.settings.http.port
 
     def bind(self) -> None:
@@ -249,13 +254,15 @@ class HttpService:
         local, peer = (scope["server"] or ("127.0.0.1",))[0], (scope["client"] or ("127.0.0.1",))[0]
         target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         headers = dict(scope["headers"])
+        request = None
         try:
             request = self._request(scope["method"], target, peer, local, headers)
             reply = await self._answer(request, scope, receive, send)
         except Refused as refused:
             reply = Reply(refused.status, refused.sentence.encode(), headers=refused.headers)
         except Exception:
-            log.exception("HTTP: bug while answering %s %r from %s", scope["method"], target, peer)
+            shown = request.path if request else target  # never a ticket
+            log.exception("HTTP: bug while answering %s %r from %s", scope["method"], shown, peer)
             reply = Reply(500, b"pixieboot has a bug here: its log says more.\n")
         if reply:
             await send({"type": "http.response.start", "status": reply.status, "headers": reply.head()})
@@ -314,7 +321,11 @@ class HttpService:
 
     def _request(self, method: str, target: bytes, peer: str, local: str, headers: Mapping[bytes, bytes]) -> Request:
         path, query = split(target)
-        return Request(method, path.decode("latin-1"), parts_of(path), query, peer, self._site(local), headers)
+        parts, ticket, shown = parts_of(path), None, path.decode("latin-1")
+        if parts[:1] == ("secret",):
+            ticket, parts = "".join(parts[1:2]), parts[2:]
+            shown = "/" + "/".join(parts)
+        return Request(method, shown, parts, query, peer, self._site(local), headers, ticket)
 
     def _site(self, local: str) -> Site | None:
         """The network that this address of ours belongs to; a second address of an interface is served like its first."""
@@ -329,6 +340,8 @@ class HttpService:
         if told := self._foreign(request):
             self._record(request, told)
             return told.reply
+        if request.ticket is not None and not _is_document(request.parts):
+            return self._missing(request, None, "there is no such path")
         match request.parts:
             case () if self._rest is None:
                 self._only(request, "GET")
@@ -338,11 +351,11 @@ class HttpService:
             case ("ipxe" | "grub" | "pxelinux",):
                 return self._tell(request, self._script(request))
             case (kind,) if kind in render.ENDPOINTS:
-                return self._tell(request, self._document(request, kind, client_of(request, self._peer_mac(request))))
+                return self._tell(request, await self._document(request, kind, client_of(request, self._peer_mac(request))))
             case ("files", kind):
-                return self._tell(request, self._document(request, kind, client_of(request, self._peer_mac(request))))
+                return self._tell(request, await self._document(request, kind, client_of(request, self._peer_mac(request))))
             case ("cloud-init", mac, part) if part in render.SEED:
-                return self._tell(request, self._seed(request, part, client_of(request, _mac(mac))))
+                return self._tell(request, await self._seed(request, part, client_of(request, _mac(mac))))
             case ("v1", "boot", mac) | ("pixiecore", "v1", "boot", mac):
                 return self._tell(request, self._pixiecore(request, client_of(request, _mac(mac))))
             case ("assets" | "images", *parts):
@@ -385,7 +398,7 @@ class HttpService:
 
     def _record(self, request: Request, told: "_Told") -> None:
         if request.method != "HEAD":
-            level = "info" if told.reply.status < 500 else "alarm"
+            level = told.level or ("info" if told.reply.status < 500 else "alarm")
             self.context.journal.record(Event(time.time(), told.mac, "http", told.kind, told.detail, level))
 
     def _only(self, request: Request, *methods: str) -> None:
@@ -419,11 +432,12 @@ class HttpService:
         }
         if isinstance(step, LocalDisk):
             detail["local_boot"] = step.how
-        reply = self._refusal(step)
+        reply, issued = self._refusal(step), list[str]()
         if reply is None:
             render_script = getattr(render, request.parts[0])  # ipxe, grub or pxelinux
             try:
-                text = render_script(step, client, assignment, request.site, self.context.registry.current)
+                ticket = self._issuing(request, issued)
+                text = render_script(step, client, assignment, request.site, self.context.registry.current, ticket=ticket)
                 reply = Reply(200, text.encode(), headers=NO_STORE)
                 if isinstance(step, Boot):
                     way.begins(key, assignment, step.profile)
@@ -431,7 +445,16 @@ class HttpService:
                 detail["why"] = str(error)
                 reply = Reply(500, _shown(error))
         detail["status"] = reply.status
-        return _Told(reply, client, _named(client), "script", detail, lasting=not isinstance(step, LocalDisk))
+        return _Told(reply, client, _named(client), "script", detail, lasting=not issued and not isinstance(step, LocalDisk))
+
+    def _issuing(self, request: Request, issued: list[str]) -> render.Ticket:
+        """Hands out per-boot addresses to who asks, and notes that it did."""
+
+        def ticket(address: str) -> str:
+            issued.append(address)
+            return self._tickets.issue(address, request.peer)
+
+        return ticket
 
     def _next(self, client: Client, site: Site) -> tuple[Assignment, Step]:
         assignment = self.context.assign(client, site)
@@ -447,10 +470,15 @@ class HttpService:
             return Reply(404, f"No boot data: {step.why}.\n".encode())
         return None
 
-    def _document(self, request: Request, kind: str, client: Client) -> "_Told":
-        """A rendered template of the machine's profile."""
+    async def _document(self, request: Request, kind: str, client: Client) -> "_Told":
+        """A rendered template of the machine's profile.  One that holds secrets: for who shows its ticket, and once."""
+        self._only(request, "GET")
         assignment, step = self._next(client, request.site)
-        detail = {"path": request.path, "profile": assignment.profile.name if assignment.profile else None, "peer": request.peer}
+        detail: dict[str, Any] = {
+            "path": request.path,
+            "profile": assignment.profile.name if assignment.profile else None,
+            "peer": request.peer,
+        }
         mac = _named(client)
         # A machine that just reported done asks once more, and one that boots from disk may read its seed: the profile decides.
         if assignment.profile is None or (isinstance(step, Silence)):
@@ -458,20 +486,42 @@ class HttpService:
         if kind != "metadata" and kind not in assignment.profile.documents:
             why = f"profile {assignment.profile.name} has no {kind}"
             return _Told(Reply(404, f"No {kind}: {why}.\n".encode()), client, mac, "missing", {**detail, "why": why})
+        inventory, tickets = self.context.registry.current, self._tickets
+        secrets = inventory.secrets if render.holds_secrets(kind, assignment.profile, inventory) else None
+        asking = tickets.asking(request.ticket, request.parts, request.query, request.peer, self.context.state_key(client))
         try:
-            body = render.document(kind, client, assignment, request.site, self.context.registry.current).encode()
+            if secrets is not None:
+                tickets.check(asking, assignment, client.mac)
+            work = functools.partial(
+                render.document, kind, client, assignment, request.site, inventory,
+                translate=butane.translated, ticket=self._issuing(request, []), secrets=secrets,
+            )  # fmt: skip
+            translates = kind != "metadata" and render.is_butane(assignment.profile.documents[kind])
+            body = (await asyncio.to_thread(work) if translates else work()).encode()
+            if secrets is not None and request.method == "GET":
+                tickets.check(asking, assignment, client.mac)  # somebody may have come while it was translated
+                if not self.context.may_note(client):
+                    raise Refused(503, "Too many machines that nobody described: describe this one.\n")
+                await tickets.use(asking)
+                detail["secrets"] = True
+        except Denied as denied:
+            told = Reply(403, f"No {kind}: {denied}.\n".encode(), headers=NO_STORE)
+            level = "alarm" if denied.alarm else "warning"
+            return _Told(told, client, mac, "refused", {**detail, "why": str(denied), "secrets": True}, level=level)
+        except StoreError as error:
+            raise Refused(503, "The state cannot be written, so no secret is given out.\n") from error
         except OperatorError as error:
             return _Told(Reply(500, _shown(error)), client, mac, "failed", {**detail, "why": str(error), "status": 500})
         reply = Reply(200, body, JSON if kind == "ignition" else TEXT, NO_STORE)
         return _Told(reply, client, mac, "sent", {**detail, "bytes": len(body)})
 
-    def _seed(self, request: Request, part: str, client: Client) -> "_Told":
+    async def _seed(self, request: Request, part: str, client: Client) -> "_Told":
         """One file of cloud-init's NoCloud seed; a part that the profile does not have is there and empty."""
         assignment, _ = self._next(client, request.site)
         documents = assignment.profile.documents if assignment.profile else {}
         for kind in (part, render.SEED[part]):
             if kind and kind in documents:
-                return self._document(request, kind, client)
+                return await self._document(request, kind, client)
         detail = {"path": request.path, "bytes": 0, "peer": request.peer}
         return _Told(Reply(200, b"", headers=NO_STORE), client, _named(client), "sent", detail)
 
@@ -483,7 +533,8 @@ class HttpService:
             reply = Reply(404, f"No boot data: {step.why}.\n".encode())
             return _Told(reply, client, mac, "script", {**detail, "status": 404})
         try:
-            spec = render.pixiecore(step, client, assignment, request.site, self.context.registry.current)
+            ticket = self._issuing(request, [])
+            spec = render.pixiecore(step, client, assignment, request.site, self.context.registry.current, ticket)
             reply = Reply(200, json.dumps(spec).encode() + b"\n", JSON, NO_STORE)
         except OperatorError as error:
             reply, detail["why"] = Reply(500, _shown(error)), str(error)
@@ -620,6 +671,7 @@ class _Told:
     kind: str
     detail: Mapping[str, Any]
     lasting: bool = True  # may the same be told to the same client again, without another look?
+    level: str = ""  # of the event, if the status does not say it
 
 
 class Server(uvicorn.Server):
@@ -676,6 +728,10 @@ _ARCH_NAMES = {arch.value: arch for arch in Arch}
 def _shown(error: OperatorError) -> bytes:
     """What a machine's screen shows of a mistake in the registry; the log says how to mend it."""
     return (error.short if isinstance(error, sandbox.RenderError) else str(error)).encode() + b"\n"
+
+
+def _is_document(parts: Sequence[str]) -> bool:
+    return bool(parts) and parts[0] in (*render.ENDPOINTS, "files", "cloud-init")
 
 
 def _mac(text: str) -> Mac:

@@ -1,10 +1,13 @@
 """The text of a boot path that is rendered for whoever asks: one answer for TFTP and for HTTP below /tftp/."""
 
+from functools import partial
+
 from pixieboot import render
 from pixieboot.content import FileBelow, Place, Rendered
 from pixieboot.model import Arch, Boot, Client, Loader, Mac, Machine, Silence, Site, Stage
 from pixieboot.policy import next_boot
 from pixieboot.serve.context import Context
+from pixieboot.serve.tickets import Tickets
 
 NOBODY = Mac("00:00:00:00:00:00")  # asks without a MAC, and its address tells nothing
 
@@ -55,8 +58,9 @@ def text_at(place: Rendered, context: Context, site: Site, peer: str) -> bytes |
         return render.autoexec_ipxe(site).encode()
     if isinstance(step, Boot):
         context.way.begins(context.state_key(client), assignment, step.profile)
+    ticket = partial(Tickets(context).issue, peer=peer)
     if loader is Loader.RASPBERRY_PI:
-        text = render.raspberry_pi(place.kind, step, client, assignment, site, context.registry.current)
+        text = render.raspberry_pi(place.kind, step, client, assignment, site, context.registry.current, ticket)
         return None if text is None else text.encode()
     write = render.grub if place.kind == "grub" else render.pxelinux
-    return write(step, client, assignment, site, context.registry.current, near=True).encode()
+    return write(step, client, assignment, site, context.registry.current, near=True, ticket=ticket).encode()
