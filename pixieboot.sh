@@ -200,7 +200,7 @@ serve() {
 # --- test -----------------------------------------------------------------------------------------------------------
 
 # Packages that start no service.  Those that would are unpacked into the cache instead of being installed.
-WIRE_TOOLS="iproute2 util-linux ipxe dnsmasq-base tftp-hpa atftp curl udhcpc isc-dhcp-client dhcpcd-base tcpdump nftables"
+WIRE_TOOLS="iproute2 util-linux gpg gpg-agent ipxe dnsmasq-base tftp-hpa atftp curl udhcpc isc-dhcp-client dhcpcd-base tcpdump nftables"
 MACHINE_TOOLS="qemu-system-x86 ovmf ipxe-qemu busybox-static cpio kmod gcc libc6-dev wrk ethtool"
 UNPACKED="isc-dhcp-relay isc-dhcp-server"
 

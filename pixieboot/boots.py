@@ -202,7 +202,12 @@ class Facts:
         self.documents = [e for e in http if is_document(path_of(e))]
         other = ("/tftp/", "/boot.ipxe", "/favicon", "/api", "/ui")
         self.files = [
-            e for e in http if e not in self.documents and e.kind not in ("script", "done") and not path_of(e).startswith(other)
+            e
+            for e in http
+            if e not in self.documents
+            and e.kind not in ("script", "done")
+            and not path_of(e).startswith(other)
+            and not path_of(e).endswith((".sig", ".asc"))
         ]
         offered = {base(e.detail["nbp"]) for e in (*self.offers, *boot.all("pxe", "acked")) if e.detail.get("nbp")}
         offered |= {base(e.detail["url"]) for e in self.offers if e.detail.get("url") and loader_of(e) != Loader.IPXE.value}

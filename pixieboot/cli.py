@@ -106,6 +106,13 @@ def main() -> None:
 @click.option("--http-port", type=click.IntRange(1, 65535), envvar="PIXIEBOOT_HTTP_PORT", help="TCP port of the HTTP server.")
 @click.option("--tftp-root", type=click.Path(path_type=Path), envvar="PIXIEBOOT_TFTP_ROOT", help="Boot programs.")
 @click.option("--assets", type=click.Path(path_type=Path), envvar="PIXIEBOOT_ASSETS", help="Kernels and initrds.")
+@click.option(
+    "--key-ring-path",
+    "key_ring",
+    type=click.Path(path_type=Path),
+    envvar=["PIXIEBOOT_KEY_RING_PATH", "MATCHBOX_KEY_RING_PATH"],
+    help="Secret key that signs scripts and documents (.sig, .asc).",
+)
 @click.option("--state", envvar="PIXIEBOOT_STATE", metavar="URL", help="Leases and orders: sqlite:/PATH.")
 @operator_errors
 def serve(config: Path | None, **overrides: Any) -> None:

@@ -29,7 +29,7 @@ LOADERS: Mapping[Arch, str] = {
 MODES = ("proxy", "server", "off")
 UNKNOWN = ("menu", "ignore", "local")  # or the name of a profile
 
-_KEYS = ("networks", "answer", "unknown", "tftp", "http", "api", "assets", "registry", "state", "loaders", "log")
+_KEYS = ("networks", "answer", "unknown", "tftp", "http", "api", "assets", "registry", "state", "loaders", "log", "key_ring")
 _NETWORK_KEYS = (
     "interface", "subnet", "dhcp", "pools", "routers", "dns", "domain", "lease_time", "min_lease_time", "max_lease_time",
     "authoritative", "identify_by", "probe", "options", "force",
@@ -43,6 +43,7 @@ _OPTIONS = {  # key of the overrides -> how the operator wrote it
     "tftp_root": "--tftp-root (PIXIEBOOT_TFTP_ROOT)",
     "assets": "--assets (PIXIEBOOT_ASSETS)",
     "state": "--state (PIXIEBOOT_STATE)",
+    "key_ring": "--key-ring-path (PIXIEBOOT_KEY_RING_PATH)",
 }
 _INTERFACE = re.compile(r"[!-.0-9:-~]{1,15}", re.ASCII)  # what Linux takes: no slash, no white space (dev_valid_name)
 _DOMAIN = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*\.?", re.ASCII)
@@ -99,6 +100,7 @@ class Settings:
     state: str = f"sqlite:{STATE_DIRECTORY}/state.db"
     loaders: Mapping[Arch, str] = field(default_factory=lambda: dict(LOADERS))
     log: LogSettings = field(default_factory=LogSettings)
+    key_ring: Path | None = None
     path: Path | None = None
     unknown_where: str = ""
 
@@ -225,6 +227,7 @@ def _settings(fields: Fields, path: Path | None) -> Settings:
             level=log.choice("level", ("debug", "info", "warning", "error"), "info"),
             format=log.choice("format", ("text", "json"), "text"),
         ),
+        key_ring=base / key_ring if (key_ring := fields.text("key_ring")) else None,
         path=path,
         unknown_where=fields.where("unknown") if fields.has("unknown") else "",
     )
@@ -396,6 +399,8 @@ class _Overrides:
             settings = replace(settings, tftp=replace(settings.tftp, root=Path(path).absolute()))
         if path := given.get("assets"):
             settings = replace(settings, assets=Path(path).absolute())
+        if path := given.get("key_ring"):
+            settings = replace(settings, key_ring=Path(path).absolute())
         if port := given.get("http_port"):
             settings = replace(settings, http=replace(settings.http, port=port))
         if state := given.get("state"):

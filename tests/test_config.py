@@ -211,7 +211,7 @@ def test_wrong_options(overrides: dict[str, Any], message: str) -> None:
 WRONG_SETTINGS = {  # one line or two of a file, what is said of it (without the file's name)
     "no mapping": ("- a\n", "1: the settings is a list, not a mapping. Write its keys indented below it: "),
     "an unknown key": ("netwroks: []\n", "1: unknown key 'netwroks' in the settings. Did you mean 'networks'?"),
-    "a key like no other": ("zzz: 1\n", "1: unknown key 'zzz' in the settings. Known keys: answer, api, assets, http, loaders, log, "
+    "a key like no other": ("zzz: 1\n", "1: unknown key 'zzz' in the settings. Known keys: answer, api, assets, http, key_ring, loaders, log, "
                             "networks, registry, state, tftp, unknown."),
     "an unknown key in a section": ("tftp:\n  rot: x\n", "2: unknown key 'rot' in tftp. Did you mean 'root'?"),
     "a section that is none": ("http: 80\n", "1: http is '80', not a mapping. Write its keys indented below it: base_url, port."),

@@ -198,6 +198,35 @@ def test_once_and_the_way_to_the_disk_survive_power_cuts(start: Callable[..., Ru
     assert "exit 1" in ask("/ipxe") and "sanboot" not in ask("/ipxe")
 
 
+@pytest.mark.slow
+def test_scripts_are_signed_without_root(
+    start: Callable[..., Running], host: Host, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, ring, temporary = site / "gpg", site / "secring.gpg", site / "tmp"
+    temporary.mkdir()
+    temporary.chmod(0o1777)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    home.mkdir(mode=0o700)
+    gpg = ("gpg", "--homedir", str(home), "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", "")
+    subprocess.run([*gpg, "--quick-generate-key", "test", "ed25519", "sign", "never"], check=True)
+    ring.write_bytes(subprocess.run([*gpg, "--export-secret-keys"], check=True, capture_output=True).stdout)
+    (site / "pixieboot.yaml").write_text(settings(site, "networks: [{interface: eth0}]", f"key_ring: {ring}"))
+    daemon = start()
+    daemon.until_event("started")
+
+    def got(path: str) -> bool:
+        fetching = ("curl", "-sSf", "--max-time", "5", "-o", str(site / path), f"http://10.71.0.2:8080/{path}")
+        return host.run(*fetching, check=False).returncode == 0
+
+    daemon.until(lambda: got("boot.ipxe") and got("boot.ipxe.sig"))
+    subprocess.run([*gpg, "--verify", str(site / "boot.ipxe.sig"), str(site / "boot.ipxe")], check=True)
+    user = Path(f"/proc/{daemon.pid()}").stat().st_uid
+    assert [path.stat().st_uid for path in temporary.iterdir()] == [user] and user
+    assert daemon.end() == 0
+    assert not list(temporary.iterdir())
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "gpg-agent"], check=True)
+
+
 def test_wrong_settings_while_running_change_nothing(start: Callable[..., Running], site: Path) -> None:
     daemon = start()
     daemon.until_event("started")

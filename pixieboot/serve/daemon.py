@@ -33,7 +33,7 @@ from pixieboot.serve.tftpd import TftpService
 GRACE = 1.5  # seconds that transfers get to finish after SIGTERM: the whole stop takes under 2
 WATCH = 0.5  # seconds between looks at the files of registry and settings
 # Settings that a running daemon keeps: they need a privileged socket or name what is open already.
-NEEDS_RESTART = ("registry", "state", "log", "api", "tftp.port", "tftp.single_port", "http.port")
+NEEDS_RESTART = ("registry", "state", "log", "api", "key_ring", "tftp.port", "tftp.single_port", "http.port")
 
 
 class Service(Protocol):
@@ -175,6 +175,7 @@ class Daemon:
                 state=old.state,
                 log=old.log,
                 api=old.api,
+                key_ring=old.key_ring,
                 tftp=replace(new.tftp, port=old.tftp.port, single_port=old.tftp.single_port),
                 http=replace(new.http, port=old.http.port),
                 networks=old.networks if "networks" in kept else new.networks,

@@ -49,6 +49,7 @@ from pixieboot.serve import conditional, parsers, zerocopy
 from pixieboot.serve.context import Context
 from pixieboot.serve.files import File, open_below, open_boot_file, open_root
 from pixieboot.serve.rendered import NOBODY, text_at
+from pixieboot.serve.signing import Signer
 from pixieboot.serve.tickets import Denied, Tickets
 from pixieboot.serve.udp import refusal
 
@@ -154,6 +155,7 @@ class HttpService:
         self._server: Server | None = None
         self._remembered: dict[tuple[bytes, str, str], _Remembered] = {}
         self._tickets = Tickets(context)
+        self._signer: Signer | None = None
         self.port = context.settings.http.port
 
     def bind(self) -> None:
@@ -173,8 +175,10 @@ class HttpService:
             resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS if hard < 0 else min(DESCRIPTORS, hard), hard))
 
     async def run(self) -> None:
-        """Serve until stopped or cancelled."""
+        """Serve until stopped or cancelled.  Raises OperatorError when there is a key ring that cannot sign."""
         assert self._socket is not None, "bind first"
+        if key_ring := self.context.settings.key_ring:
+            self._signer = await asyncio.to_thread(Signer.open, key_ring)
         config = uvicorn.Config(
             self,
             http=await parsers.chosen(),
@@ -198,6 +202,8 @@ class HttpService:
             finally:
                 for task in beside:
                     task.cancel()
+                if self._signer:
+                    self._signer.close()
                 self._abort_all()
 
     @property
@@ -337,25 +343,20 @@ class HttpService:
 
     async def _answer(self, request: Request, scope: Any, receive: Receive, send: Send) -> Reply | None:
         """The reply; None when it has been sent already."""
-        if told := self._foreign(request):
+        if self._signer and request.parts and request.parts[-1].endswith(_SIGNATURES):
+            if told := await self._signed(request, self._signer):
+                return self._tell(request, told)
+        if told := await self._foreign(request):
             self._record(request, told)
             return told.reply
-        if request.ticket is not None and not _is_document(request.parts):
+        if told := await self._text(request):
+            return self._tell(request, told)
+        if request.ticket is not None:
             return self._missing(request, None, "there is no such path")
         match request.parts:
             case () if self._rest is None:
                 self._only(request, "GET")
                 return Reply(200, b"pixieboot: machines start at /boot.ipxe\n")
-            case ("boot.ipxe" | "boot.ipxe.0",):
-                return self._tell(request, self._entry(request))
-            case ("ipxe" | "grub" | "pxelinux",):
-                return self._tell(request, self._script(request))
-            case (kind,) if kind in render.ENDPOINTS:
-                return self._tell(request, await self._document(request, kind, client_of(request, self._peer_mac(request))))
-            case ("files", kind):
-                return self._tell(request, await self._document(request, kind, client_of(request, self._peer_mac(request))))
-            case ("cloud-init", mac, part) if part in render.SEED:
-                return self._tell(request, await self._seed(request, part, client_of(request, _mac(mac))))
             case ("v1", "boot", mac) | ("pixiecore", "v1", "boot", mac):
                 return self._tell(request, self._pixiecore(request, client_of(request, _mac(mac))))
             case ("assets" | "images", *parts):
@@ -373,10 +374,40 @@ class HttpService:
         self._only(request, "GET")
         return self._missing(request, None, "there is no such path")
 
-    def _foreign(self, request: Request) -> "_Told | None":
+    async def _text(self, request: Request) -> "_Told | None":
+        """What is rendered for a machine: scripts and documents, the ones that can be signed."""
+        match request.parts:
+            case ("boot.ipxe" | "boot.ipxe.0",) if request.ticket is None:
+                return self._entry(request)
+            case ("ipxe" | "grub" | "pxelinux",) if request.ticket is None:
+                return self._script(request)
+            case (kind,) if kind in render.ENDPOINTS:
+                return await self._document(request, kind, client_of(request, self._peer_mac(request)))
+            case ("files", kind):
+                return await self._document(request, kind, client_of(request, self._peer_mac(request)))
+            case ("cloud-init", mac, part) if part in render.SEED:
+                return await self._seed(request, part, client_of(request, _mac(mac)))
+        return None
+
+    async def _signed(self, request: Request, signer: Signer) -> "_Told | None":
+        """The detached signature of exactly what the path without .sig or .asc answers; None: there is nothing to sign."""
+        stem, _, form = request.parts[-1].rpartition(".")
+        unsigned = replace(request, parts=(*request.parts[:-1], stem))
+        told = await self._foreign(unsigned) or await self._text(unsigned)
+        if told is None or told.reply.status != 200:
+            return told
+        signature = await asyncio.to_thread(signer.sign, told.reply.body, form == "asc")
+        reply = Reply(200, signature, TEXT if form == "asc" else b"application/octet-stream", NO_STORE)
+        detail = {"path": request.path, "bytes": len(signature), "peer": request.peer}
+        return replace(told, reply=reply, kind="sent", detail=detail)
+
+    async def _foreign(self, request: Request) -> "_Told | None":
         """What the program whose registry this is would answer, to the byte; None: not a path of its."""
         foreign = self.context.registry.foreign
-        answer = foreign.answer("/" + "/".join(request.parts), request.query.decode("latin-1")) if foreign else None
+        if foreign is None:
+            return None
+        work = functools.partial(foreign.answer, "/" + "/".join(request.parts), request.query.decode("latin-1"))
+        answer = await asyncio.to_thread(work) if request.parts == ("ignition",) else work()  # butane may have to translate it
         if answer is None:
             return None
         reply = Reply(answer.status, answer.body, answer.content_type.encode())
@@ -698,6 +729,7 @@ class Server(uvicorn.Server):
             self.ended.set()
 
 
+_SIGNATURES = (".sig", ".asc")
 NO_STORE = ((b"Cache-Control", b"no-store"),)  # scripts may hold secrets, and are rendered afresh for each boot
 SCRIPT_LOADERS = {"ipxe": Loader.IPXE, "grub": Loader.GRUB, "pxelinux": Loader.PXELINUX}
 
@@ -728,10 +760,6 @@ _ARCH_NAMES = {arch.value: arch for arch in Arch}
 def _shown(error: OperatorError) -> bytes:
     """What a machine's screen shows of a mistake in the registry; the log says how to mend it."""
     return (error.short if isinstance(error, sandbox.RenderError) else str(error)).encode() + b"\n"
-
-
-def _is_document(parts: Sequence[str]) -> bool:
-    return bool(parts) and parts[0] in (*render.ENDPOINTS, "files", "cloud-init")
 
 
 def _mac(text: str) -> Mac:
