@@ -474,7 +474,7 @@ class _Page:
 
 def client_names(client: Client) -> dict[str, Any]:
     """What templates may know of a client: harmless characters only; what it did not tell is not defined."""
-    labels = {name: clean(value) for name, value in client.labels.items()}
+    labels = {clean(name): clean(value) for name, value in client.labels.items()}
     names: dict[str, Any] = {
         "mac": client.mac,
         "uuid": client.uuid,

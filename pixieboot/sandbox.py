@@ -42,8 +42,9 @@ class RenderError(OperatorError):
 
 
 def clean(text: str) -> str:
-    """A value from the wire as it may stand in a script or on a kernel's command line."""
-    return _HOSTILE.sub("_", text[:LONGEST_CLIENT_VALUE])
+    """A value from the wire as it may stand in a script, on a kernel's command line, in JSON and in YAML."""
+    text = _HOSTILE.sub("_", text[:LONGEST_CLIENT_VALUE])
+    return f"{text[:-1]}_" if text.endswith(":") else text  # in YAML a colon at the end makes a key of it
 
 
 def screen(text: str) -> str:

@@ -7,8 +7,10 @@ from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Network
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -587,7 +589,20 @@ TELLTALE = {
         message="{{ client.hostname }}",
     ),
 }
-TEMPLATE = "#!ipxe\necho {{ client.hostname }} {{ client.serial }} {{ client.query.rack }} {{ client.query.vendor }} end\n"
+FIELDS = (
+    "{{ client.hostname }} {{ client.serial }} {{ client.query.rack }} {{ client.query.vendor }}"
+    "{% for name, value in client.query.items() %} {{ name }}={{ value }}{% endfor %}"
+)
+TEMPLATE = f"#!ipxe\necho {FIELDS} end\n"
+DOCUMENTS = {
+    "ignition": '{"ignition": {"version": "3.4.0"}, "files": [{"path": "/{{ client.hostname }}", "contents": "FIELDS"}]}',
+    "cloud": "#cloud-config\nhostname: {{ client.hostname }}\nserial: {{ client.serial }}\nwords: [{{ client.query.rack }}]\n"
+    "all: 'FIELDS'\nquoted: \"FIELDS\"\nlast: {{ client.query.domain }}\n",
+    "preseed": "d-i netcfg/get_hostname string {{ client.hostname }}\nd-i x string FIELDS\n",
+    "kickstart": "network --hostname={{ client.hostname }}\n# FIELDS\n%post\necho '{{ client.serial }}'\n%end\n",
+    "autounattend": "<name>{{ client.hostname }}</name><all at='{{ client.serial }}'>FIELDS</all>",
+    "cmdline.txt": "quiet FIELDS\n",
+}
 
 
 def told(value: str) -> Client:
@@ -615,11 +630,68 @@ def hold_against(value: str) -> None:
             assert text.count("${") == expected.count("${") and text.count("||") == expected.count("||")
             assert text.count("'") == expected.count("'")
     menu = INVENTORY.profiles["menu"]
-    texts = [
-        render.ipxe(Boot(menu, {}, "w"), client, replace(INVENTORY.assign(client, SITE), profile=menu), SITE, INVENTORY)
-        for client in (told(value), told("x"))
+    for renderer in (render.ipxe, render.grub, render.pxelinux):
+        texts = [
+            renderer(Boot(menu, {}, "w"), client, replace(INVENTORY.assign(client, SITE), profile=menu), SITE, INVENTORY)
+            for client in (told(value), told("x"))
+        ]
+        assert shape(texts[0]) == shape(texts[1]) and texts[0].count("${") == texts[1].count("${")
+
+
+def parsed(kind: str, text: str) -> Any:
+    """A document as its reader takes it apart, without the values."""
+    if kind == "ignition":
+        return skeleton(json.loads(text))
+    if kind == "cloud":
+        return skeleton(yaml.safe_load(text))
+    if kind == "autounattend":
+        root = ElementTree.fromstring(f"<all>{text}</all>")
+        return [(element.tag, sorted(element.keys()), len((element.text or "").split())) for element in root.iter()]
+    return shape(text)
+
+
+def skeleton(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: skeleton(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [skeleton(inner) for inner in value]
+    return len(str(value).split())
+
+
+def hold_documents_against(value: str) -> None:
+    templates = {f"{kind}.j2": text.replace("FIELDS", FIELDS) for kind, text in DOCUMENTS.items()}
+    profile = replace(TELLTALE["kernel"], documents={**{kind: f"{kind}.j2" for kind in DOCUMENTS}})
+    inventory = Inventory.build([], [Group("g", profile="p")], [profile], templates)
+    hostile, mild = told(value), told("x")
+    for kind in DOCUMENTS:
+        texts = [render.document(kind, client, inventory.assign(client, SITE), SITE, inventory) for client in (hostile, mild)]
+        assert parsed(kind, texts[0]) == parsed(kind, texts[1]), kind
+        assert texts[0].count("${") == texts[0].count("{{") == 0
+    plain = replace(profile, args=("quiet", *(arg for arg in profile.args if "url(" not in arg)), documents={})
+    for kind in ("config.txt", "cmdline.txt"):
+        answers = [
+            render.raspberry_pi(kind, Boot(plain, {}, "w"), client, inventory.assign(client, SITE), SITE, inventory) or ""
+            for client in (hostile, mild)
+        ]
+        assert shape(answers[0]) == shape(answers[1])
+    specs = [
+        render.pixiecore(Boot(plain, {}, "w"), client, inventory.assign(client, SITE), SITE, inventory)
+        for client in (hostile, mild)
     ]
-    assert texts[0] == texts[1]
+    assert skeleton(specs[0]) == skeleton(specs[1])
+    environments = [render.metadata(client, inventory.assign(client, SITE)) for client in (hostile, mild)]
+    assert environments[0] == environments[1]
+
+
+@pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
+def test_what_a_client_says_changes_no_document(value: str) -> None:
+    hold_documents_against(value)
+
+
+@settings(deadline=None)
+@given(st.text(min_size=1, max_size=80) | st.text("${}|&;#'\"\n\r %\\`:-<>", min_size=1, max_size=80))
+def test_whatever_a_client_says_changes_no_document(value: str) -> None:
+    hold_documents_against(value)
 
 
 @pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
