@@ -166,7 +166,7 @@ class Inventory:
                 indexed += self._by_identity.get(("uuid", swap_uuid(client.uuid)), ())
         if indexed:
             candidates = tuple(sorted((*indexed, *candidates), key=lambda group: (-len(group.match), group.name)))
-        awaited = None
+        awaited, may_tell_more = None, client.stage is Stage.DHCP
         for group in candidates:
             unknown = False
             for name, wanted in group.match.items():
@@ -175,14 +175,17 @@ class Inventory:
                         break
                 elif (actual := labels.get(name)) is None:
                     unknown = True
-                elif actual.lower() != wanted.lower() and not (name == "uuid" and swap_uuid(actual) == wanted.lower()):
-                    break
+                    if not may_tell_more:
+                        break
+                elif actual != wanted and actual.lower() != wanted.lower():
+                    if name != "uuid" or swap_uuid(actual) != wanted.lower():
+                        break
             else:
                 if not unknown:
                     return group, awaited
-                if client.stage is Stage.DHCP and awaited is None:
+                if awaited is None:
                     awaited = group
-        if awaited is None and client.stage is Stage.DHCP and "serial" not in labels:
+        if awaited is None and may_tell_more and "serial" not in labels:
             awaited = next((g for (name, _), found in self._by_identity.items() if name == "serial" for g in found), None)
         return None, awaited
 
