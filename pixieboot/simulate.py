@@ -5,6 +5,7 @@ hear its own broadcasts; there the daemon is asked by its API what it would answ
 """
 
 import http.client
+import logging
 import random
 import re
 import socket
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
@@ -43,6 +45,7 @@ KINDS = {  # what --arch takes: architecture, its number in option 93, what asks
 }
 OFFER_PATIENCE = 4.0  # EDK2's own
 TRIES = 3
+UNANSWERED = "no answer: a firewall on UDP 69, or on the ports that data comes from"
 FIRST = 64 << 10  # octets of a kernel or initrd that are asked for
 CHAINS = 8  # scripts that lead to scripts, until it is called a loop
 PI_SERIAL = "5ca1ab1e"
@@ -476,7 +479,19 @@ class TransferError(Exception):
 def tftp_size(host: str, path: str) -> int | None:
     """The size that the server tells, by a request that is broken off at once, as ROMs do.  None: it tells none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        answer, peer = _exchange(sock, tftp.encode(tftp.ReadRequest(path, "octet", {"tsize": "0"})), (host, 69))
+        sock.settimeout(2.0)
+        for _ in range(TRIES):
+            try:
+                sock.sendto(tftp.encode(tftp.ReadRequest(path, "octet", {"tsize": "0"})), (host, 69))
+                datagram, peer = sock.recvfrom(65535)
+                answer = tftp.decode(datagram)
+                break
+            except TimeoutError:
+                continue
+            except (OSError, WireError) as error:
+                raise TransferError(str(error)) from None
+        else:
+            raise TransferError(UNANSWERED)
         if isinstance(answer, tftp.Error):
             raise TransferError(f"{answer.message} (error {answer.code})")
         sock.sendto(tftp.encode(tftp.Error(8, "User aborted the transfer")), peer)
@@ -484,38 +499,20 @@ def tftp_size(host: str, path: str) -> int | None:
 
 
 def tftp_read(host: str, path: str, blksize: int = 1428) -> bytes:
-    """A whole file.  Raises TransferError."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        request = tftp.encode(tftp.ReadRequest(path, "octet", {"blksize": str(blksize)}))
-        answer, peer = _exchange(sock, request, (host, 69))
-        taken, block, agreed = bytearray(), 0, 512
-        while True:
-            if isinstance(answer, tftp.Error):
-                raise TransferError(f"{answer.message} (error {answer.code})")
-            if isinstance(answer, tftp.OptionAck):
-                agreed = int(answer.options.get("blksize", agreed))
-            elif isinstance(answer, tftp.Data) and answer.block == (block + 1) & 0xFFFF:
-                block += 1
-                taken += answer.payload
-                if len(answer.payload) < agreed:
-                    sock.sendto(tftp.acknowledgement(block), peer)
-                    return bytes(taken)
-            answer, peer = _exchange(sock, tftp.acknowledgement(block), peer)
+    """A whole file, by a client that shares no line with our server.  Raises TransferError."""
+    # Loaded when it is needed: the daemon's own start is not to wait for it.
+    from tftpy import TftpClient  # type: ignore[import-untyped]
+    from tftpy.TftpShared import TftpException, TftpTimeout  # type: ignore[import-untyped]
 
-
-def _exchange(sock: socket.socket, packet: bytes, peer: tuple[str, int]) -> tuple[tftp.Packet, tuple[str, int]]:
-    """Send, and wait for an answer; three times."""
-    sock.settimeout(2.0)
-    for _ in range(TRIES):
-        try:
-            sock.sendto(packet, peer)
-            datagram, sender = sock.recvfrom(65535)
-            return tftp.decode(datagram), sender
-        except TimeoutError:
-            continue
-        except (OSError, WireError) as error:
-            raise TransferError(str(error)) from None
-    raise TransferError("no answer: a firewall on UDP 69, or on the ports that data comes from")
+    logging.getLogger("tftpy").setLevel(logging.CRITICAL)  # what goes wrong is told by the exception
+    content = BytesIO()
+    try:
+        TftpClient(host, 69, {"blksize": blksize}).download(path, content, timeout=2, retries=TRIES)
+    except TftpTimeout:
+        raise TransferError(UNANSWERED) from None
+    except (TftpException, OSError) as error:
+        raise TransferError(str(error)) from None
+    return content.getvalue()
 
 
 def http_get(url: str, first: int | None, loops_back: bool) -> tuple[int, Mapping[str, str], bytes]:

@@ -136,7 +136,20 @@ def test_a_pure_module_touches_no_socket_file_clock_or_log(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_is_imported_that_is_not_a_dependency(module: str) -> None:
     """Beside the standard library: only what pyproject.toml names."""
-    allowed = {"click", "h11", "httptools", "jinja2", "markupsafe", "pixieboot", "pydantic", "rich", "starlette", "uvicorn", "yaml"}
+    allowed = {
+        "click",
+        "h11",
+        "httptools",
+        "jinja2",
+        "markupsafe",
+        "pixieboot",
+        "pydantic",
+        "rich",
+        "starlette",
+        "tftpy",
+        "uvicorn",
+        "yaml",
+    }
     strangers = [
         f"{MODULES[module]}:{line}: {name}"
         for line, name in imports(module)

@@ -150,7 +150,7 @@ def test_a_raspberry_pi(lab: Lab, proxy: Lab) -> None:
     for each in (lab, proxy):
         told = each.simulate("--arch", "raspberry-pi", "--mac", PI)
         assert verdict(told) == "handed-over" == each.why(PI)
-        assert "/assets/initrd.gz: 195 KiB" in json.dumps(told["lines"])  # its profile's, not those of the shared config.txt
+        assert "/assets/initrd.gz: 195" in json.dumps(told["lines"])  # its profile's, not those of the shared config.txt
 
 
 @pytest.mark.parametrize("kind", ["x86-bios", "x64-http", "ipxe-x64"])
