@@ -14,8 +14,8 @@ from pixieboot.policy import LOCAL_WAYS
 
 # How long a machine may be silent before "it is still at it" becomes "it stopped here" (measured, with OVMF, ROMs and iPXE).
 OFFER_PATIENCE = 15.0  # EDK2 collects offers for 3.8 s; ROMs repeat at 4, 8, 16 s
-LOADER_PATIENCE = 60.0  # iPXE of 2019 with IPv6: up to 16 s; STP after its driver drops the link: 30 to 50 s
-SCRIPT_PATIENCE = 20.0
+LOADER_PATIENCE = 60.0  # STP after its driver drops the link: 30 to 50 s
+SCRIPT_PATIENCE = 30.0  # iPXE of 2019 fetches its script up to 17 s after its lease
 FILE_PATIENCE = 60.0  # a kernel of 60 MiB by 10 Mbit/s; nothing is heard of it before it is through
 TRANSFER_PATIENCE = 30.0
 OS_PATIENCE = 120.0
@@ -96,6 +96,11 @@ def nothing_heard(who: str) -> Verdict:
 Rule = Callable[[Facts], Verdict | None]
 
 
+def _why(event: Event, otherwise: str = "no reason was recorded") -> str:
+    """The recorded reason, to stand at the end of a sentence."""
+    return str(event.detail.get("why") or otherwise).rstrip(".")
+
+
 # --- the end of a boot: done, the operating system, the local disk ---
 
 
@@ -170,9 +175,7 @@ def _local(f: Facts) -> Verdict | None:
     sent = next((e for e in reversed(f.boot.events) if is_local(e)), None)
     if sent is None or f.files:
         return None
-    return Verdict(
-        "local-disk", "ok", f"It was told to start from its local disk: {sent.detail.get('why') or 'that is its profile'}."
-    )
+    return Verdict("local-disk", "ok", f"It was told to start from its local disk: {_why(sent, 'that is its profile')}.")
 
 
 def _document_failed(f: Facts) -> Verdict | None:
@@ -182,8 +185,7 @@ def _document_failed(f: Facts) -> Verdict | None:
     return Verdict(
         "document-error",
         "failed",
-        f"Its system asked for {path_of(bad[-1])} and the template failed: "
-        f"{bad[-1].detail.get('why') or 'no reason was recorded'}.",
+        f"Its system asked for {path_of(bad[-1])} and the template failed: {_why(bad[-1])}.",
         "Mend the template at that line; `pixieboot explain MACHINE` renders it without a boot.",
     )
 
@@ -291,7 +293,7 @@ def _file_error(f: Facts) -> Verdict | None:
     return Verdict(
         "file-error",
         "failed",
-        f"{path_of(bad[-1])} could not be read: {bad[-1].detail.get('why') or 'no reason was recorded'}.",
+        f"{path_of(bad[-1])} could not be read: {_why(bad[-1])}.",
         "The user pixieboot must be able to read it (chmod a+r, and a+x on the folders above); "
         "else the disk or the network file system below `assets` is at fault.",
     )
@@ -371,7 +373,7 @@ def _script_error(f: Facts) -> Verdict | None:
     return Verdict(
         "script-error",
         "failed",
-        f"Its script could not be written: {bad[-1].detail.get('why') or 'the template failed'}.",
+        f"Its script could not be written: {_why(bad[-1], 'the template failed')}.",
         "Mend the template or the variable at that place; `pixieboot explain MACHINE` renders it without a boot.",
     )
 
@@ -383,7 +385,7 @@ def _script_unknown(f: Facts) -> Verdict | None:
     return Verdict(
         "script-refused",
         "ignored",
-        f"It asked for a script and got 404: {bad[-1].detail.get('why') or 'nobody described this machine'}.",
+        f"It asked for a script and got 404: {_why(bad[-1], 'nobody described this machine')}.",
         "Describe it in machines.yaml, write a group that matches it, or set unknown: menu.",
     )
 
@@ -394,7 +396,7 @@ def _menu(f: Facts) -> Verdict | None:
     return Verdict(
         "menu",
         "going" if not f.boot.over else "ok",
-        f"The menu stands on its screen: {f.scripts[-1].detail.get('why') or 'that is its profile'}.",
+        f"The menu stands on its screen: {_why(f.scripts[-1], 'that is its profile')}.",
         "Choose there, or give it a profile: `pixieboot boot MACHINE PROFILE`. Without a choice it starts from its local disk.",
     )
 
@@ -582,7 +584,11 @@ def _http_boot_refused(f: Facts) -> Verdict | None:
 
 
 def _secure_boot(f: Facts) -> Verdict | None:
-    """UEFI fetched a boot program whole and asked for another one at once: it refused to run the first."""
+    """UEFI fetched a boot program whole and asked for another one: it refused to run the first.
+
+    At once, or by HTTP Boot: EDK2 comes to that a minute later, when it has tried PXE over IPv6.  What comes by PXE again after
+    a while may as well be somebody's reset of a machine that hung.
+    """
     if f.scripts or f.ipxe or not f.nbps or not f.arch.endswith("-efi"):
         return None
     sent = f.nbps[0]
@@ -590,7 +596,7 @@ def _secure_boot(f: Facts) -> Verdict | None:
     if name in SECOND_STAGES:
         return None
     after = next((e for e in f.boot.events if e.at > sent.at and e.service == "dhcp"), None)
-    if after is None or after.at - sent.at > OFFER_PATIENCE:
+    if after is None or (after.at - sent.at > OFFER_PATIENCE and loader_of(after) != Loader.FIRMWARE_HTTP.value):
         return None
     return Verdict(
         "secure-boot",
@@ -750,7 +756,7 @@ def _tftp_client_error(f: Facts) -> Verdict | None:
     return Verdict(
         "tftp-client-gave-up",
         "failed",
-        f"It broke off {path_of(broken[-1])}: {broken[-1].detail['why']}.",
+        f"It broke off {path_of(broken[-1])}: {_why(broken[-1])}.",
         "The firmware has no room for a file of this size, or does not want it: try a smaller boot program "
         "(undionly.kpxe, snponly.efi).",
     )
@@ -765,7 +771,7 @@ def _tftp_refused(f: Facts) -> Verdict | None:
     return Verdict(
         "tftp-refused",
         "failed",
-        f"It asked for {path_of(refused[-1]) or 'a file'} by TFTP and was refused: {refused[-1].detail['why']}.",
+        f"It asked for {path_of(refused[-1]) or 'a file'} by TFTP and was refused: {_why(refused[-1])}.",
         "The file must be a regular one below tftp.root and readable by the user pixieboot; "
         "links that lead out of it need tftp: {follow_links: true}.",
     )
@@ -795,7 +801,7 @@ def _other_server(f: Facts) -> Verdict | None:
     return Verdict(
         "other-server-won",
         "failed",
-        f"It did not take our offer: {other.detail['why']}.",
+        f"It did not take our offer: {_why(other)}.",
         "Two servers offer boot data on this network: switch the other one's off (its options 66 and 67, next-server), "
         "or on libvirt take the <bootp> element out of the network.",
     )
@@ -821,8 +827,7 @@ def _naked(f: Facts) -> Verdict | None:
     return Verdict(
         "address-refused",
         "failed",
-        f"It asked for an address that it may not have here and was told so ({naks[-1].detail.get('why') or 'DHCPNAK'}), then "
-        "gave up.",
+        f"It asked for an address that it may not have here and was told so ({_why(naks[-1], 'DHCPNAK')}), then gave up.",
         "It should ask afresh at once: start it again. If it stays, forget its lease there or give it a reservation (address: …).",
     )
 
@@ -831,7 +836,7 @@ def _ignored(f: Facts) -> Verdict | None:
     """Not answered on purpose: the reason that was recorded, sorted by what mends it."""
     if not f.ignored or f.offers or f.transfers or f.boot.all("http"):
         return None
-    why = str(f.ignored[-1].detail.get("why") or "no reason was recorded")
+    why = _why(f.ignored[-1])
     for mark, name, mend in REASONS:
         if mark in why:
             return Verdict(name, "ignored", f"It was not answered: {why}.", mend)
@@ -853,7 +858,7 @@ def _late(f: Facts) -> Verdict | None:
 
 def _offer_not_taken(f: Facts) -> Verdict | None:
     """Offered, and then neither a request on 4011 nor a file."""
-    offers = [e for e in f.offers if e.detail.get("nbp") or e.detail.get("url")]
+    offers = [e for e in f.offers if (e.detail.get("nbp") or e.detail.get("url")) and loader_of(e) != Loader.IPXE.value]
     if not offers or f.transfers or f.asked_4011 or f.boot.all("http") or not f.quiet(offers[-1], OFFER_PATIENCE):
         return None
     acked = f.boot.all("dhcp", "acked")

@@ -1,5 +1,6 @@
 """One story of a boot for each verdict: what happened, and what pixieboot says of it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -130,7 +131,12 @@ STORIES: Mapping[str, tuple[str, list[Event], float, Assignment]] = {
     ),
     "initrd never asked for": ("files-incomplete", [*UEFI, FILES[0]], 90, Assignment(profile=FLATCAR)),
     # the script
-    "script error": ("script-error", [*UEFI[:7], script(12, None, 500, "menu.j2:4: 'role' is undefined")], 13, Assignment()),
+    "script error": (
+        "script-error",
+        [*UEFI[:7], script(12, None, 500, "menu.j2:4: 'role' is undefined. Define it.")],
+        13,
+        Assignment(),
+    ),
     "script refused": (
         "script-refused",
         [*UEFI[:7], script(12, None, 404, "no group matches (unknown: ignore)")],
@@ -140,6 +146,12 @@ STORIES: Mapping[str, tuple[str, list[Event], float, Assignment]] = {
     "script, then nothing": ("script-stopped", UEFI, 200, Assignment(profile=FLATCAR)),
     # boot program to script
     "iPXE never fetched its script": ("http-unreachable", UEFI[:6], 60, Assignment()),
+    "the card's iPXE takes its time": (
+        "going",
+        [event(0, "dhcp offered", url="http://10.0.0.1/boot.ipxe", **IPXE), event(0, "dhcp acked", address="10.0.0.9", **IPXE)],
+        17,
+        Assignment(),
+    ),
     "iPXE misses the proxy's offer": (
         "ipxe-misses-offer",
         [*UEFI[:6], *later(UEFI[5:6], 10), *later(UEFI[5:6], 20)],
@@ -153,6 +165,17 @@ STORIES: Mapping[str, tuple[str, list[Event], float, Assignment]] = {
         9,
         Assignment(),
     ),
+    "Secure Boot, HTTP Boot tried a minute later": (
+        "secure-boot",
+        [
+            *UEFI[:5],
+            event(70, "dhcp offered", url="http://10.0.0.1/tftp/m/ipxe.efi", arch="x64-efi", loader="firmware-http"),
+            event(74, "http sent", path="/tftp/m/ipxe.efi", bytes=1_000_000),
+        ],
+        75,
+        Assignment(),
+    ),
+    "PXE again a minute later, after a reset": ("going", [*UEFI[:5], offered(70)], 71, Assignment()),
     "boot program fetched, then nothing (UEFI)": ("loader-silent", UEFI[:5], 90, Assignment()),
     "boot program fetched, then nothing (BIOS)": (
         "loader-silent",
@@ -294,7 +317,7 @@ def test_judge(name: str, events: list[Event], now: float, assignment: Assignmen
     boots = split(events)
     verdict = judge(boots[-1], now, assignment, boots[:-1])
     assert verdict.name == name, verdict
-    assert verdict.sentence.endswith(".") and "None" not in verdict.sentence
+    assert re.search(r"[^.]\.$", verdict.sentence) and "None" not in verdict.sentence
     assert verdict.next_step or verdict.outcome in ("ok", "going"), "a failure without advice"
     assert verdict.outcome in ("ok", "going", "failed", "ignored")
 

@@ -29,7 +29,7 @@ from pixieboot import verdict
 from pixieboot.boots import split
 from pixieboot.errors import OperatorError
 from pixieboot.lab.guest import MARK, make_guest, signed_loaders
-from pixieboot.lab.hosts import Host, Network
+from pixieboot.lab.hosts import Host, Network, Switch
 from pixieboot.lab.machine import Firmware, Machine, command_line, require_tools
 from pixieboot.model import Event, Mac
 
@@ -89,18 +89,21 @@ class Lab:
         machine: Mapping[str, Any] | None = None,
         profile: Mapping[str, Any] | None = None,
         profiles: Mapping[str, Any] | None = None,
-        tftp_files: Mapping[str, Path | str] | None = None,
+        files: Mapping[str, Path | str] | None = None,
         keys: Sequence[tuple[str, str]] = (),
+        beside: "Lab | None" = None,
+        address: str = "",
         owner: str = "lab",
     ) -> None:
         """mode: proxy (beside a router that knows nothing of PXE) | server.
 
-        settings, machine and profile are laid over those that the lab writes, profiles are more of them; tftp_files are files (or
-        their text) below tftp.root.  keys: what is typed when the console shows something, one after the other.
+        settings, machine and profile are laid over those that the lab writes, profiles are more of them; files are files (or
+        their text) below assets/, registry/ or tftproot/.  keys: what is typed when the console shows something, one after the
+        other.  beside: another lab, whose wire and router this one shares; its daemon then needs an address of its own.
         """
         self.mode, self.mac, self.firmware = mode, Mac.parse(mac), firmware
         self.uuid = f"b0070000-0000-4000-8000-{self.mac.replace(':', '')}"
-        self.address = BOOT_HOST if mode == "proxy" else ROUTER
+        self.address = address or (BOOT_HOST if mode == "proxy" else ROUTER)
         self.url = f"http://{self.address}:{HTTP_PORT}"
         self.events: list[Mapping[str, Any]] = []
         self.console: list[str] = []
@@ -108,7 +111,8 @@ class Lab:
         self.router_output: list[str] = []
         self._machine = Machine(firmware, self.mac, self.uuid, memory, kvm)
         self._on_fact, self._owner = on_fact, owner
-        self._overlay = (settings or {}, machine or {}, profile or {}, profiles or {}, tftp_files or {})
+        self._overlay = (settings or {}, machine or {}, profile or {}, profiles or {}, files or {})
+        self._beside = beside
         self._keys = tuple(keys)
         self._lines: queue.Queue[tuple[float, str, str]] = queue.Queue()
         self._readers: list[threading.Thread] = []
@@ -117,6 +121,7 @@ class Lab:
         self.server: Host
         self.router: Host | None = None
         self.directory: Path
+        self._switch: Switch
 
     # ------------------------------------------------------------------ the network
 
@@ -129,13 +134,13 @@ class Lab:
             sweep_files(self.directory.parent)
             self.directory.chmod(0o755)  # the daemon reads it as the user it becomes
             self._lay_out()
-            self._network = stack.enter_context(Network(self._owner))
-            self._switch = self._network.switch()
-            self.server = self._switch.host("server", f"{self.address}/24")
-            if self.mode == "proxy":
+            self._switch = self._beside._switch if self._beside else stack.enter_context(Network(self._owner)).switch()
+            self.server = self._switch.host(f"server{self.address.rpartition('.')[2]}", f"{self.address}/24")
+            stack.callback(self.server.close)
+            if self.mode == "proxy" and not self._beside:
                 self.router = self._switch.host("router", f"{ROUTER}/24")
                 self._start_router(self.router)
-            self._start_daemon()
+            self.start_daemon()
             self._stack = stack.pop_all()
         return self
 
@@ -146,11 +151,11 @@ class Lab:
 
     def _lay_out(self) -> None:
         """Settings, registry, kernel and initramfs, all in the lab's own directory."""
-        settings, machine, profile, profiles, tftp_files = self._overlay
+        settings, machine, profile, profiles, files = self._overlay
         make_guest(_made(self.directory / "assets"))
         network: dict[str, Any] = {"interface": "eth0", "dhcp": self.mode}
         if self.mode == "server":
-            network |= {"pools": ["-".join(POOL)], "routers": [ROUTER], "lease_time": "1h"}
+            network |= {"pools": ["-".join(POOL)], "routers": [ROUTER], "dns": [ROUTER], "lease_time": "1h"}
         self.settings = {
             "networks": [network],
             "http": {"port": HTTP_PORT},
@@ -172,8 +177,9 @@ class Lab:
             "registry/profiles.yaml": {"lab": {**entry, **profile}, **profiles},
         }.items():
             (self.directory / name).write_text(json.dumps(value, indent=2) + "\n")
-        for name, source in ({**signed_loaders(), **tftp_files} if self.firmware.secure else tftp_files).items():
-            target = self.directory / "tftproot" / name
+        signed = signed_loaders() if self.firmware.secure else {}
+        for name, source in {**{f"tftproot/{name}": file for name, file in signed.items()}, **files}.items():
+            target = self.directory / name
             _made(target.parent)
             if isinstance(source, Path):
                 shutil.copyfile(source, target)
@@ -194,7 +200,9 @@ class Lab:
         self._read(process.stderr, "router")
         self.wait_for(lambda: any("DHCP, IP range" in line for line in self.router_output), 10, "the router does not start")
 
-    def _start_daemon(self) -> None:
+    def start_daemon(self) -> None:
+        """Start the daemon, or start it again with the state that the one before it left."""
+        self.events.clear()
         self.daemon = self.server.start(
             *self.daemon_command(),
             cwd=self.directory,
@@ -204,6 +212,12 @@ class Lab:
         )
         self._read(self.daemon.stdout, "daemon")
         self.wait_for(lambda: self.happened("serve", "started"), START_PATIENCE, "the daemon does not start")
+
+    def kill_daemon(self) -> None:
+        """What a power cut does to it: SIGKILL, and nothing of it goes on."""
+        self.daemon.kill()
+        self.daemon.wait()
+        self.server.stop(self.daemon)
 
     def daemon_command(self) -> list[str]:
         return [sys.executable, "-m", "pixieboot", "serve", "-c", str(self.directory / "pixieboot.yaml")]
@@ -300,8 +314,11 @@ class Lab:
 
     # ------------------------------------------------------------------ the machine
 
-    def boot(self, timeout: float = 240.0) -> Outcome:
-        """Switch the machine on and watch it until it switches itself off, gives up, or the time is over."""
+    def boot(self, timeout: float = 240.0, until: Callable[[], object] = lambda: False) -> Outcome:
+        """Switch the machine on and watch it until it switches itself off, gives up, or the time is over.
+
+        until: its power is cut as soon as this holds.
+        """
         self.events.clear()
         self.console.clear()
         tap = self._switch.tap()
@@ -312,13 +329,14 @@ class Lab:
             machine = self._switch.at.start(*argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             self._read_console(machine)
             try:
-                end = self._watch(machine, timeout)
+                end = self._watch(machine, timeout, until)
             finally:
-                self._switch.at.stop(machine, grace=1)
+                machine.kill()
+                self._switch.at.stop(machine)
                 self._switch.at.ip("link", "delete", tap)
         return end
 
-    def _watch(self, machine: "subprocess.Popen[bytes]", timeout: float) -> Outcome:
+    def _watch(self, machine: "subprocess.Popen[bytes]", timeout: float, until: Callable[[], object]) -> Outcome:
         deadline, userspace, why = self._began + timeout, 0.0, f"it took longer than {timeout:.0f} s"
         while (now := time.monotonic()) < deadline:
             seen = len(self.console)
@@ -330,6 +348,9 @@ class Lab:
                 deadline = min(deadline, time.monotonic() + LINGER)
             if hint := next((hint for line in fresh for hint in GAVE_UP if hint in line), None):
                 why, deadline = f"it gave up ({hint})", min(deadline, time.monotonic() + 1)
+            if until():
+                why = "its power was cut"
+                break
             if self.daemon.poll() is not None and self._lines.empty():
                 why = f"the daemon ended with status {self.daemon.returncode}"
                 break

@@ -75,10 +75,11 @@ def command_line(machine: Machine, tap: str, directory: Path) -> list[str]:
             "-drive",
             f"if=pflash,unit=1,format=raw,file={own}",
         ]
+        # Nobody speaks IPv6 on this wire, and EDK2 would try it for a minute.
+        argv += ["-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]
         card += ",romfile="  # no iPXE on the card: EDK2's own client speaks
     if firmware.over_http:
-        for protocol in ("IPv4PXESupport", "IPv6PXESupport"):
-            argv += ["-fw_cfg", f"name=opt/org.tianocore/{protocol},string=n"]
+        argv += ["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]
     # Newer EDK2 has no network without a source of randomness.
     argv += ["-netdev", f"tap,id=n0,ifname={tap},script=no,downscript=no", "-device", card, "-device", "virtio-rng-pci"]
     return argv

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.boots import SECONDS, SLOTS, Boots, Case
-from tests.e2e.cases import CASES
+from tests.e2e.cases import CASES, FAILURES, INSTALLERS
+
+ALL = {**CASES, **INSTALLERS, **FAILURES}
 
 
 @pytest.fixture(scope="session")
@@ -14,8 +16,8 @@ def boots(request: pytest.FixtureRequest) -> Iterator[Boots]:
     chosen: dict[str, Case] = {}
     for item in request.session.items:
         name = getattr(item, "callspec", None) and item.callspec.params.get("case")  # type: ignore[attr-defined]
-        if name in CASES:
-            chosen[name] = CASES[name]
+        if name in ALL:
+            chosen[name] = ALL[name]
     running = Boots(chosen)
     yield running
     running.close()
@@ -30,6 +32,8 @@ def slot() -> Iterator[None]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if SECONDS:
-        terminalreporter.section("seconds from power-on to Linux userspace (software emulation, two machines at once)")
+        terminalreporter.section(
+            "seconds from power-on to Linux userspace, or to the verdict (software emulation, two machines at once)"
+        )
         for name, seconds in sorted(SECONDS.items(), key=lambda entry: entry[1]):
             terminalreporter.line(f"{seconds:6.1f}  {name}")

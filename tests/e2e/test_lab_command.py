@@ -110,23 +110,3 @@ def test_the_next_lab_sweeps_up_after_a_killed_one() -> None:
         process.communicate(timeout=30)
     with Lab(Firmware.BIOS, "server", owner="e2e"):
         wait_until_gone(process.pid)
-
-
-def test_what_was_installed_once_boots_its_disk_from_then_on() -> None:
-    with Lab(Firmware.BIOS, "server", machine={"boot": "once"}, owner="e2e") as lab:
-        first = lab.boot(TIMEOUT)
-        assert first.booted, first
-        second = lab.boot(TIMEOUT)
-        assert not second.booted
-        told = json.dumps(lab.events)
-        assert lab.said("CMDLINE") is None, "it was installed again"
-        assert "boot: once" in told, told
-        assert not lab.happened("http", "sent", path="/assets/vmlinuz")
-
-
-def test_a_kernel_that_is_not_there_is_named() -> None:
-    with Lab(Firmware.BIOS, "server", profile={"kernel": "nowhere/vmlinuz"}, owner="e2e") as lab:
-        outcome = lab.boot(TIMEOUT)
-        assert not outcome.booted
-        assert "nowhere/vmlinuz" in outcome.verdict, (outcome, lab.events)
-        assert "assets" in outcome.next_step
