@@ -119,7 +119,7 @@ class Switch:
     """An Ethernet switch (a bridge in a namespace of its own) and the hosts plugged into it."""
 
     def __init__(self, network: "Network", name: str, mtu: int = 1500) -> None:
-        self._network, self._ports, self._mtu = network, 0, mtu
+        self._network, self._ports, self._mtu = network, itertools.count(1), mtu  # several threads may plug in at once
         self.at = network.host(name)
         self.at.ip(
             "link", "add", "br0", "mtu", str(mtu), "type", "bridge", "forward_delay", "0", "stp_state", "0", "mcast_snooping", "0"
@@ -149,8 +149,7 @@ class Switch:
         return port
 
     def _next_port(self) -> str:
-        self._ports += 1
-        return f"port{self._ports}"
+        return f"port{next(self._ports)}"
 
 
 class Network:
