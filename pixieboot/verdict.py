@@ -603,8 +603,8 @@ def _secure_boot(f: Facts) -> Verdict | None:
         "failed",
         f"Its firmware fetched {name} whole, did not run it and looked for something else {duration(after.at - sent.at)} later: "
         "Secure Boot refuses a program that nobody it trusts has signed.",
-        "Switch Secure Boot off in its firmware, or set loader: shimx64.efi with a signed second stage beside it. If it is off, the "
-        "file is for another architecture or damaged: `pixieboot doctor` says what each boot program is.",
+        "Switch Secure Boot off in its firmware, or set loader: shimx64.efi with a signed second stage beside it. If it is off, "
+        "the file is for another architecture or damaged: `pixieboot doctor` says what each boot program is.",
     )
 
 
