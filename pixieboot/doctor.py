@@ -89,16 +89,22 @@ def check_registry(settings: Settings) -> Iterator[Check]:
 
 
 def check_assets(settings: Settings, registry: Registry) -> Iterator[Check]:
-    """Kernels and initrds that profiles name, and that are not there."""
-    for profile in registry.current.profiles.values():
+    """Kernels and initrds that profiles name, and that are not there: a line for each profile, a warning if it is in use."""
+    now = registry.current
+    used = {settings.unknown, *(each.profile for each in now.machines.values()), *(each.profile for each in now.groups.values())}
+    for profile in now.profiles.values():
         variants = profile.arch.values()
         kernels = [profile.kernel, *(variant.kernel for variant in variants)]
         initrds = [*profile.initrd, *(initrd for variant in variants for initrd in variant.initrd or ())]
-        for name in dict.fromkeys(each for each in (*kernels, *initrds) if each and "://" not in each and "{" not in each):
-            file = settings.assets / name.lstrip("/")
-            if not file.is_file():
-                what = f"profile {profile.name} ({profile.where}) names {name}, and there is no {file}"
-                yield Check("assets", "warning", what, "Put the file there, or mend the profile: the machine gets 404.")
+        named = dict.fromkeys(each for each in (*kernels, *initrds) if each and "://" not in each and "{" not in each)
+        if not (lacking := [name for name in named if not (settings.assets / name.lstrip("/")).is_file()]):
+            continue
+        what = f"profile {profile.name} ({profile.where}) names {', '.join(lacking)}: not below {settings.assets}"
+        if profile.name in used:
+            mend = "Put it there, or mend the profile: the machine gets 404."
+            yield Check("assets", "warning", what, mend)
+        else:
+            yield Check("assets", "ok", f"{what}; nothing boots it yet but by the menu")
 
 
 def check_daemon(path: Path | None) -> tuple[Check, int]:

@@ -128,7 +128,11 @@ def test_missing_assets(tmp_path: Path) -> None:
     registry = Registry(str(tmp_path))
     registry.load()
     found = list(doctor.check_assets(Settings(assets=tmp_path), registry))
-    assert levels(found) == ["warning"] and "names arm" in found[0].what
+    assert levels(found) == ["ok"] and "names arm: not below" in found[0].what, "nobody boots it"
+    (tmp_path / "machines.yaml").write_text("web1: {mac: 52:54:00:12:34:56, profile: linux}\n")
+    registry.load()
+    found = list(doctor.check_assets(Settings(assets=tmp_path), registry))
+    assert levels(found) == ["warning"] and "404" in found[0].mend
 
 
 def test_rights_of_the_daemons_user() -> None:
