@@ -109,6 +109,16 @@ def test_stages_of_a_stranger(loader: Loader, stages: list[str]) -> None:
     assert [answer.stage for answer in told.answers] == stages
 
 
+def test_a_raspberry_pi_is_told_its_kernel_or_what_is_wrong_with_it() -> None:
+    mac = Mac("dc:a6:32:00:00:01")
+    for kernel, fault in (("pi/kernel8.img", ""), ("http://x.example/k", "knows TFTP only")):
+        inventory = Inventory.build([Machine("pi1", macs=(mac,), profile="pi")], [], [Profile("pi", kernel=kernel, args=("rw",))])
+        told = explain(pretend(inventory.machines["pi1"], None, Arch.RPIBOOT, Loader.RASPBERRY_PI), inventory, SITE)
+        _, config, cmdline = told.answers
+        assert ("kernel=assets/pi/kernel8.img" in config.text) == (not fault) and fault in config.fault
+        assert cmdline.text == "rw\n"
+
+
 def test_a_machine_that_boots_from_disk_gets_one_answer() -> None:
     told = explain(pretend(INVENTORY.machines["disk"], None, Arch.X64_EFI, Loader.FIRMWARE), INVENTORY, SITE)
     (answer,) = told.answers

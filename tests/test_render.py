@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from importlib.resources import files
 from ipaddress import IPv4Network
 from typing import Any
 from xml.etree import ElementTree
@@ -268,6 +269,13 @@ def test_grub_menu() -> None:
         "'More (iPXE)'",
     ]
     assert "/ignition?mac=52-54-00-12-34-56&profile=flatcar&uuid=" in text  # the document is the offered profile's
+
+
+@pytest.mark.parametrize("name", sorted(each.name for each in files("pixieboot").joinpath("templates").iterdir()))
+def test_no_template_of_ours_asks_the_server_that_leased_the_address(name: str) -> None:
+    """Beside a router that is the router: every address here is this host's own (netbootxyz/netboot.xyz#736)."""
+    text = files("pixieboot").joinpath("templates", name).read_text()
+    assert not re.search(r"next-server|dhcp-server|net_default_server|pxe_default_server", text)
 
 
 # --- Raspberry Pi --------------------------------------------------------------------------------------------------------
