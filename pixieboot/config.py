@@ -128,6 +128,9 @@ def check(path: Path | None) -> str:
         faults += error.faults
     else:
         faults += (*unresolved(settings, registry.current), *registry.notes)
+    if settings.key_ring and not settings.key_ring.is_file():
+        mend = "Write it with `gpg --export-secret-keys KEY`, or correct key_ring."
+        faults.append(OperatorError(f"key_ring {settings.key_ring}", "there is no such file", mend))
     if faults:
         raise Faults(faults)
     now = registry.current

@@ -32,6 +32,7 @@ from pixieboot.model import (
     swap_uuid,
 )
 from pixieboot.policy import next_boot
+from pixieboot.render import Translate
 
 NOBODY = Mac("02:00:00:00:00:01")  # stands for a machine whose MAC is not known: locally administered, nobody's
 
@@ -94,8 +95,10 @@ def pretend(machine: Machine | None, mac: Mac | None, arch: Arch, loader: Loader
     return Client(mac, arch, loader, uuid=uuid, serial=None, address=machine.address if machine else None)
 
 
-def explain(client: Client, inventory: Inventory, site: Site, state: MachineState = FRESH) -> Explanation:
-    """The whole boot of this client on this network, asked stage by stage."""
+def explain(
+    client: Client, inventory: Inventory, site: Site, state: MachineState = FRESH, translate: Translate | None = None
+) -> Explanation:
+    """The whole boot of this client on this network, asked stage by stage.  translate: as for render.document."""
     machine = inventory.machine_of(client)
     at_script = _at_script(client, machine)
     assignment = inventory.assign(at_script, site, state)
@@ -111,7 +114,7 @@ def explain(client: Client, inventory: Inventory, site: Site, state: MachineStat
         vars=dict(assignment.vars),
         templates=dict(profile.documents) | ({"script": profile.script} if profile.script else {}) if profile else {},
         selectors=_selectors(at_script, machine, inventory, site, assignment),
-        answers=tuple(_answers(client, at_script, inventory, site, state)),
+        answers=tuple(_answers(client, at_script, inventory, site, state, translate)),
     )
 
 
@@ -153,7 +156,9 @@ def _checks(group: Group, client: Client, machine: Machine | None, site: Site) -
     return checks
 
 
-def _answers(client: Client, at_script: Client, inventory: Inventory, site: Site, state: MachineState) -> list[Answer]:
+def _answers(
+    client: Client, at_script: Client, inventory: Inventory, site: Site, state: MachineState, translate: Translate | None
+) -> list[Answer]:
     """Every stage from the first packet on, as far as the answers lead."""
     answers = []
     if client.loader not in (Loader.GRUB, Loader.PXELINUX):
@@ -179,7 +184,7 @@ def _answers(client: Client, at_script: Client, inventory: Inventory, site: Site
     step = next_boot(at_script, assignment, site)
     answers.append(_script(step, at_script, assignment, site, inventory))
     if isinstance(step, Boot):
-        answers += [_document(kind, at_script, assignment, site, inventory) for kind in sorted(step.profile.documents)]
+        answers += [_document(kind, at_script, assignment, site, inventory, translate) for kind in sorted(step.profile.documents)]
     return answers
 
 
@@ -210,14 +215,15 @@ def _script(step: Step, client: Client, assignment: Assignment, site: Site, inve
         return Answer(stage, said(step), step.why, fault=str(error))
 
 
-def _document(kind: str, client: Client, assignment: Assignment, site: Site, inventory: Inventory) -> Answer:
+def _document(
+    kind: str, client: Client, assignment: Assignment, site: Site, inventory: Inventory, translate: Translate | None
+) -> Answer:
     template = assignment.profile.documents[kind] if assignment.profile else ""
     stage, answer = f"document {kind}", f"template {template}"
     shown = {name: f"(secret {name})" for name in inventory.secrets}
     try:
-        return Answer(
-            stage, answer, "its profile names it", text=render.document(kind, client, assignment, site, inventory, secrets=shown)
-        )
+        text = render.document(kind, client, assignment, site, inventory, translate, secrets=shown)
+        return Answer(stage, answer, "its profile names it", text=text)
     except OperatorError as error:
         return Answer(stage, answer, "its profile names it", fault=str(error))
 

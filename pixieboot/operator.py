@@ -131,7 +131,7 @@ def show_machine(machine: str, config: Path | None, as_json: bool) -> None:
         ["described in", told["where"] or "nowhere: it was only heard"],
         *([key, _value(value)] for key, value in description.items() if value not in (None, {}, [])),
         ["boots next", f"{told['next']['profile'] or 'nothing'} ({told['next']['boot']}): {told['next']['why']}"],
-        ["ordered", ", ".join(f"{key} {_value(value)}" for key, value in order.items() if value is not None) or "nothing"],
+        ["ordered", ", ".join(f"{key} {_told(key, value)}" for key, value in order.items() if value is not None) or "nothing"],
         ["architecture", told["arch"] or "not heard yet"],
         ["last heard", ago(told["last_seen"]) if told["last_seen"] else "never"],
         ["last boot", f"{ago(last['start'])}: {last['verdict']['sentence']}" if last else "none"],
@@ -545,6 +545,11 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _told(key: str, value: Any) -> str:
+    """What was ordered or learned; moments as people count them."""
+    return until(value) if key in ("done", "deadline", "overdue") else _value(value)
 
 
 def stamp(at: float) -> str:

@@ -48,6 +48,7 @@ _SAFE_IN_PATH = "/-._~!()*+,;=:@"
 _SERIAL_CONSOLE = re.compile(r"console=(serial|ttyAMA|ttyS)")
 _VARIANT = Variant()
 
+Translate = Callable[[str], bytes]  # Butane -> Ignition
 Ticket = Callable[[str], str]  # address of a document with secrets, from the path on -> the same, good for one boot
 
 
@@ -188,7 +189,7 @@ def document(
     assignment: Assignment,
     site: Site,
     inventory: Inventory,
-    translate: Callable[[str], bytes] | None = None,
+    translate: Translate | None = None,
     ticket: Ticket | None = None,
     secrets: Mapping[str, str] | None = None,
 ) -> str:
@@ -521,7 +522,7 @@ def _leaves(prefix: str, values: Mapping[Any, Any]) -> Iterable[tuple[str, str]]
             yield name, CONTROL.sub(" ", str(value))
 
 
-def _translated(name: str, text: str, translate: Callable[[str], bytes] | None) -> str:
+def _translated(name: str, text: str, translate: Translate | None) -> str:
     try:
         if translate is None:
             raise ValueError("a Butane configuration needs the program butane")

@@ -481,3 +481,14 @@ def test_a_registry_that_cannot_even_be_looked_at_is_left_to_its_loading(tmp_pat
     assert faults_of(written(tmp_path, f"registry: {name}")) == []
     with pytest.raises(Faults, match="the registry is no directory"):
         check(written(tmp_path, f"registry: {name}"))
+
+
+def test_check_looks_for_the_key_ring(tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    path = tmp_path / "pixieboot.yaml"
+    path.write_text("registry: registry\nkey_ring: secring.gpg\n")
+    with pytest.raises(Faults, match=r"key_ring .*/secring\.gpg: there is no such file\. Write it with"):
+        config.check(path)
+    (tmp_path / "secring.gpg").touch()
+    assert config.check(path).endswith("no faults.")
+    assert config.load(path, {"key_ring": "/elsewhere.gpg"}).key_ring == Path("/elsewhere.gpg")

@@ -177,3 +177,11 @@ def test_the_chosen_selector_is_the_one_that_assign_takes(arch: Arch, mac: Mac, 
     group = INVENTORY.assign(client, SITE).group
     chosen = [s.group for s in explain(client, INVENTORY, SITE).selectors if s.result == "chosen"]
     assert chosen == ([group.name] if group else [])
+
+
+def test_butane_is_shown_as_what_it_becomes() -> None:
+    profile = Profile("p", kernel="k", documents={"ignition": "a.bu"})
+    inventory = Inventory.build([], [Group("g", profile="p")], [profile], {"a.bu": "variant: fcos"})
+    client = pretend(None, MAC, Arch.X64_EFI, Loader.IPXE)
+    told = [explain(client, inventory, SITE, translate=translate).answers[-1] for translate in (None, lambda text: b'{"v": 1}')]
+    assert "needs the program butane" in told[0].fault and told[1].text == '{"v": 1}'

@@ -11,7 +11,6 @@ import pytest
 from pixieboot.errors import OperatorError
 from pixieboot.explain import explain, pretend
 from pixieboot.model import Arch, Event, Loader, Mac, MachineState
-from pixieboot.registry import butane
 from pixieboot.registry.sqlite import StoreError
 from pixieboot.serve import tickets
 from pixieboot.serve.tickets import key_in
@@ -237,40 +236,6 @@ def test_grub_and_pxelinux_by_tftp_get_per_boot_addresses_too(host: Host) -> Non
     text = host.get(f"/tftp/pxelinux.cfg/01-{MAC.dashed}").body.decode()
     found = re.search(r"c=http://192\.0\.2\.1:8080(/secret/\S+)", text)
     assert found and host.get(found[1]).status == 200
-
-
-# --- Butane --------------------------------------------------------------------------------------------------------------
-
-
-def test_butane_is_translated_without_holding_up_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "bin/butane"
-    program.parent.mkdir()
-    program.write_text(
-        '#!/bin/sh\ngrep -q bad - && { echo \'Error at 2:1: no bad\' >&2; exit 1; }\necho \'{"ignition": {"version": "3.4.0"}}\'\n'
-    )
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
-    butane.program.cache_clear()
-    butane.translated.cache_clear()
-    registry = {
-        "machines.yaml": "a: {mac: 02:00:00:00:00:01, profile: good}\nb: {mac: 02:00:00:00:00:02, profile: bad}\n",
-        "profiles.yaml": "good: {kernel: k, ignition: good.bu}\nbad: {kernel: k, ignition: bad.bu.j2}\n",
-        "templates/good.bu": "variant: fcos\n",
-        "templates/bad.bu.j2": "variant: fcos\nbad: {{ client.mac }}\n",
-    }
-    with serving(tmp_path, registry=registry) as host:
-        got = host.get("/ignition?mac=02:00:00:00:00:01")
-        assert (got.status, got["content-type"], got.body) == (200, "application/json", b'{"ignition": {"version": "3.4.0"}}')
-        got = host.get("/ignition?mac=02:00:00:00:00:02")
-        assert got.status == 500 and b"templates/bad.bu.j2: butane refuses it: Error at 2:1: no bad" in got.body
-    monkeypatch.setenv("PATH", str(tmp_path))
-    butane.program.cache_clear()
-    butane.translated.cache_clear()
-    with serving(tmp_path, registry=registry) as host:
-        got = host.get("/ignition?mac=02:00:00:00:00:01")
-        assert got.status == 500 and b"needs the program butane, which is not installed" in got.body
-        assert [note.where.rpartition("/")[2] for note in host.context.registry.notes] == ["bad.bu.j2", "good.bu"]
-    butane.program.cache_clear()
 
 
 def test_a_stranger_may_have_secrets_of_its_group(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 ENDPOINTS is the whole of it: the routes and /openapi.json are both made from that table.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from pixieboot.explain import explain, pretend
 from pixieboot.leases import Leases
 from pixieboot.model import Arch, Arrival, Loader
 from pixieboot.pxe import client_of
+from pixieboot.registry import butane
 from pixieboot.serve.answers import LARGEST_PAGE, Refusal, body, checked, limit, page, tagged, takes_json
 from pixieboot.serve.context import Context
 from pixieboot.serve.feed import Feed
@@ -97,7 +99,8 @@ class Api:
         who = self.known.who(name, strangers=True)
         arch = arch or self.known.known_arch(who) or Arch.X64_EFI
         client = pretend(who.machine, who.macs[0] if who.macs else None, arch, loader)
-        told = explain(client, self.known.inventory, self.known.site(who), self.known.state(who))
+        facts = client, self.known.inventory, self.known.site(who), self.known.state(who)
+        told = await asyncio.to_thread(explain, *facts, butane.translated)  # butane is a program that may take its time
         return JSONResponse(told.as_json())
 
     async def leases(self, request: Request) -> Response:

@@ -22,6 +22,7 @@ from pixieboot.boots import STAGES, Boot, duration, phases, size, tell
 from pixieboot.explain import explain, pretend
 from pixieboot.journal import event_json, printable
 from pixieboot.model import Arch, Loader
+from pixieboot.registry import butane
 from pixieboot.serve import access, api
 from pixieboot.serve.answers import Refusal
 from pixieboot.serve.api import Api
@@ -187,7 +188,8 @@ class Pages:
         arch = next((each for each in Arch if each.value == query.get("arch")), None) or self._known.known_arch(who) or Arch.X64_EFI
         loader = next((each for each in Loader if each.value == query.get("loader")), Loader.FIRMWARE)
         client = pretend(who.machine, who.macs[0] if who.macs else None, arch, loader)
-        told = explain(client, self._known.inventory, self._known.site(who), self._known.state(who))
+        facts = client, self._known.inventory, self._known.site(who), self._known.state(who)
+        told = await asyncio.to_thread(explain, *facts, butane.translated)
         arches = [each.value for each in (Arch.X86_BIOS, Arch.X86_EFI, Arch.X64_EFI, Arch.ARM64_EFI)]
         loaders = [each.value for each in Loader]
         machine = self._known.summary(who)
