@@ -105,7 +105,11 @@ class Inventory:
 
     def is_stranger(self, mac: Mac, uuid: str | None) -> bool:
         """Is a client with this MAC and UUID, at the stage of DHCP, assigned what any other of its kind is?"""
-        return self._alike and mac not in self._by_mac and uuid not in self._by_uuid and ("mac", str(mac)) not in self._by_identity
+        return self._alike and not self.describes(mac, uuid) and ("mac", mac) not in self._by_identity
+
+    def describes(self, mac: Mac, uuid: str | None) -> bool:
+        """Is there a machine with this MAC or UUID?"""
+        return mac in self._by_mac or uuid in self._by_uuid
 
     def find(self, text: str) -> Machine | None:
         """The machine that an operator means: by name, MAC in any spelling, UUID or serial number."""

@@ -23,6 +23,8 @@ OFFERS_PER_SOURCE = 32  # addresses offered at once behind one relay port (optio
 DECLINE_QUARANTINE = 86400.0  # the client saw somebody else there
 CONFLICT_QUARANTINE = 3600.0  # we saw somebody else there
 PROBE_LIFE = 600.0  # seconds that "nobody answers there" is believed
+ASKED_LIFE = 40.0  # seconds, at least, that a stranger which was offered nothing is remembered
+_ASKERS = 40_000
 _AT_ONCE = 100  # ends of leases that one message has to wait for
 _STALE_AT_ONCE = 2000  # ends of offers that were taken long ago
 _UNDOABLE = 8192  # bindings that a store may still fail to keep
@@ -74,6 +76,7 @@ class Leases:
         self._source: dict[str, bytes] = {}
         self._offers: Counter[bytes] = Counter()
         self._offered = 0
+        self._askers: tuple[set[str], set[str], float] = (set(), set(), 0.0)  # strangers without an offer: of late, before, since
         self._seen = self._time = newest
         for lease in sorted(stored, key=lambda lease: lease.expires):
             if lease.state is not _OFFER:
@@ -100,6 +103,11 @@ class Leases:
                 if record.state is _EXPIRED and found is None:
                     found = record
         return found
+
+    def awaits(self, key: str, request: bool) -> bool:
+        """Does this client hold an address; or was it offered one, and this is its REQUEST?"""
+        states = (self._records[address].state for address in self._held.get(key, ()))
+        return any(state is _BIND or (request and state is _OFFER) for state in states)
 
     def obtainable(self, who: Holder, site: Site, reserved: str) -> bool:
         """Could this client have its reservation now?"""
@@ -142,6 +150,8 @@ class Leases:
             return f"{OFFERS_PER_SOURCE} addresses are offered to its relay port already and none was taken"
         crowded = self._offered * 2 > sum(pool.last - pool.first + 1 for pool in self._pools(site))
         hurried = crowded and not known
+        if hurried and self._offered >= OFFERS_PER_SOURCE and not self._asked_before(who.key, now):
+            return "most free addresses are offered and were not taken: a stranger that asks again is offered one"
         expires = now + (HURRIED_HOLD if hurried else OFFER_HOLD)
         lease = Lease(address, who.key, who.mac, _OFFER, expires, who.hostname, who.client_id)
         self._put(lease)
@@ -243,6 +253,17 @@ class Leases:
         lease = Lease(address, "", mac, _DECLINED, now + CONFLICT_QUARANTINE)
         self._put(lease)
         return lease
+
+    def _asked_before(self, key: str, now: float) -> bool:
+        """Did this stranger ask in the last minute or so?  Made-up clients ask once; firmware asks at 4, 8 and 16 seconds."""
+        latest, earlier, since = self._askers
+        if now - since > ASKED_LIFE or len(latest) >= _ASKERS:
+            latest, earlier = set(), latest if now - since < 2 * ASKED_LIFE else set()
+            self._askers = latest, earlier, now
+        if key in latest or key in earlier:
+            return True
+        latest.add(key)
+        return False
 
     # Choice
 

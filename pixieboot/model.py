@@ -73,10 +73,14 @@ def parse_uuid(text: str) -> str | None:
     plain = text.strip().strip("{}").lower()
     if not _UUID.fullmatch(plain):
         return None
-    plain = plain.replace("-", "")
-    if plain in _RUBBISH_UUIDS:
+    return uuid_of(plain.replace("-", ""))
+
+
+def uuid_of(digits: str) -> str | None:
+    """parse_uuid for 32 lower-case hex digits."""
+    if digits in _RUBBISH_UUIDS:
         return None
-    return f"{plain[:8]}-{plain[8:12]}-{plain[12:16]}-{plain[16:20]}-{plain[20:]}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 @lru_cache(4096)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-from pixieboot.model import ARCH_CODES, NO_ADDRESS, Arch, Assignment, Client, FetchScript, Loader, LoadNBP, Mac, Site, parse_uuid
+from pixieboot.model import ARCH_CODES, NO_ADDRESS, Arch, Assignment, Client, FetchScript, Loader, LoadNBP, Mac, Site, uuid_of
 from pixieboot.wire.dhcp import (
     BOOT_FILE,
     CLIENT_ARCH,
@@ -94,7 +94,7 @@ def _client(
         mac,
         arch,
         loader,
-        uuid=uuid_of(guid) if guid else None,
+        uuid=uuid_in(guid) if guid else None,
         serial=serial,
         vendor_class=labels.get("vendor", ""),
         address=None if ciaddr == NO_ADDRESS else ciaddr,
@@ -182,9 +182,9 @@ def _pi_serial(guid: bytes) -> str | None:
     return f"{int.from_bytes(guid[13:], 'little'):08x}"
 
 
-def uuid_of(guid: bytes) -> str | None:
-    """The UUID in option 97; None for another type of identifier, and for what parse_uuid refuses."""
-    return parse_uuid(guid[1:].hex()) if len(guid) == 17 and guid[0] == 0 else None
+def uuid_in(guid: bytes) -> str | None:
+    """The UUID in option 97; None for another type of identifier, and for a placeholder that many boards share."""
+    return uuid_of(guid[1:].hex()) if len(guid) == 17 and guid[0] == 0 else None
 
 
 def said(value: bytes) -> str:

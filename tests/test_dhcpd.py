@@ -5,6 +5,7 @@ import io
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -479,5 +480,78 @@ def test_with_dhcp_off_no_port_is_taken(host: Host, tmp_path: Path) -> None:
                 other = UdpPort(67)
                 other.bind()
                 other.close()
+
+    asyncio.run(work())
+
+
+def stranger(number: int) -> dict[int, bytes]:
+    return {**UEFI, 97: b"\0" + (number + 1000).to_bytes(16, "big")}
+
+
+def test_strangers_of_one_kind_are_answered_each_for_itself(host: Host, client: Client, tmp_path: Path) -> None:
+    described = f"web1: {{mac: '{mac(0x907).hex(':')}', address: 10.8.0.190}}\n"
+
+    async def work() -> None:
+        async with serving(host, tmp_path, SERVER, machines=described) as served:
+            given = {}
+            for number in range(0x900, 0x909):
+                who, options = mac(number), stranger(number)
+                (offer,) = await served.ask(client, DISCOVER, options, who)
+                chosen = {50: bytes(map(int, offer.message.yiaddr.split("."))), 54: offer.message.options[54]}
+                (ack,) = await served.ask(client, REQUEST, {**options, **chosen}, who)
+                assert (ack.type, ack.mac, ack.message.yiaddr) == (ACK, who, offer.message.yiaddr)
+                assert ack.message.file.decode() == f"{Mac.of(who).dashed}/ipxe.efi"
+                assert ack.option(97) == options[97] and ack.message.chaddr == who
+                given[number] = ack.message.yiaddr
+                lease = served.context.leases.at(ack.message.yiaddr)
+                assert lease and (lease.mac, lease.state) == (Mac.of(who), LeaseState.BOUND)
+                assert served.context.store.seen(Mac.of(who))
+            assert len(set(given.values())) == 9 and given[0x907] == "10.8.0.190"
+            assert [event.mac for event in served.told("acked")] == [Mac.of(mac(number)) for number in range(0x900, 0x909)]
+            assert any(form for cuts in served.service._memo._cuts.values() for cut in cuts for form in cut.forms.values())
+        store = StateStore.open(tmp_path / "state.db")
+        assert {lease.address for lease in store.leases()} == set(given.values())
+        store.close()
+
+    asyncio.run(work())
+
+
+def test_an_offer_tells_the_journal_how_long_the_client_has_been_asking(host: Host, client: Client, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(host, tmp_path, PROXY) as served:
+            for number, secs in ((0x910, 0), (0x911, 0), (0x912, 12)):
+                message = client.message(DISCOVER, mac(number), stranger(number), secs=secs)
+                (answer,) = await asyncio.to_thread(partial(client.ask, message, wait=1.0))
+                assert answer.type == OFFER
+            assert [event.detail.get("secs") for event in served.told("offered")] == [None, None, 12]
+
+    asyncio.run(work())
+
+
+def test_in_a_flood_whoever_has_a_lease_or_a_description_is_served(host: Host, client: Client, tmp_path: Path) -> None:
+    described = f"web1: {{mac: '{mac(0x921).hex(':')}', address: 10.8.0.191}}\n"
+
+    async def work() -> None:
+        async with serving(host, tmp_path, SERVER, machines=described) as served:
+            (offer,) = await served.ask(client, DISCOVER, PXE, mac(0x920))
+            chosen = {**PXE, 50: bytes(map(int, offer.message.yiaddr.split("."))), 54: offer.message.options[54]}
+            (bound,) = await served.ask(client, REQUEST, chosen, mac(0x920))
+            assert bound.type == ACK
+            # Nothing is read meanwhile: this is the loop's own thread.
+            for number in range(4000):
+                client.send(client.message(DISCOVER, b"\x02" + number.to_bytes(5, "big"), stranger(number)))
+            renewal = client.message(REQUEST, mac(0x920), chosen)
+            reserved = client.message(DISCOVER, mac(0x921), UEFI)
+            client.send(renewal)
+            client.send(reserved)
+            xids = {renewal.xid, reserved.xid}
+            answers = await asyncio.to_thread(client.answers, lambda answer: answer.message.xid in xids, 10.0, 2)
+            assert {answer.message.yiaddr for answer in answers} == {offer.message.yiaddr, "10.8.0.191"}
+            await served.until(lambda: not served.service._ports[67].crowded)
+            assert served.context.journal.counts["dhcp", "shed"] > 1000
+            (flood,) = served.told("flood")
+            assert flood.level == "warning" and flood.detail["interface"] == "eth0"
+            taken = [lease for lease in served.context.leases.all() if lease.state is LeaseState.OFFERED]
+            assert len(taken) <= 51 + 1, "no more than half of the pool goes to who asks but once"
 
     asyncio.run(work())

@@ -19,7 +19,7 @@ from pixieboot.inventory import Inventory
 from pixieboot.memo import Form, Memo, Own, Remembered, form_of
 from pixieboot.model import NO_ADDRESS, Arrival, Client, Event, Lease, Loader, LoadNBP, Mac, Site
 from pixieboot.policy import LOOP_LIMIT
-from pixieboot.pxe import RASPBERRY_PI_OUIS, STYLES, Styles, uuid_of
+from pixieboot.pxe import RASPBERRY_PI_OUIS, STYLES, Styles, uuid_in
 from pixieboot.registry.sqlite import StoreError
 from pixieboot.serve.claims import Claims, is_pixieboot
 from pixieboot.serve.conflicts import Conflicts
@@ -27,8 +27,8 @@ from pixieboot.serve.context import Context
 from pixieboot.serve.links import ETHERNET, Link
 from pixieboot.serve.neighbours import Neighbour, Neighbours
 from pixieboot.serve.packet import BROADCAST_MAC, Frames, retold, udp_frame
-from pixieboot.serve.udp import UdpPort, others
-from pixieboot.wire.dhcp import CLIENT_UUID, DHCPREQUEST, SERVER_ID, Message, decode, encode
+from pixieboot.serve.udp import DONE, UdpPort, others
+from pixieboot.wire.dhcp import CLIENT_ID, CLIENT_UUID, DHCPREQUEST, MESSAGE_TYPE, SERVER_ID, Message, decode, encode, spans
 
 SERVER_PORT, BOOT_PORT = 67, 4011
 EVERYBODY, NO_MAC = "255.255.255.255", "00:00:00:00:00:00"
@@ -36,6 +36,7 @@ TELL_AGAIN = 5.0  # seconds until an answer that is repeated counts as another f
 SAY_AGAIN = 600.0  # seconds until the same silence towards the same client is noted again
 PROBE_EVERY = 3600.0
 LOOP_SECONDS = 120.0
+_A_REQUEST = bytes((MESSAGE_TYPE, 1, DHCPREQUEST))  # the first option of nearly every client
 REMEMBERED = 4096  # clients whose boot is followed at once
 
 
@@ -162,6 +163,9 @@ class DhcpService:
     def _on_datagram(self, port: int, datagram: bytes, peer: tuple[str, int], ifindex: int, local: str) -> bool:
         """True unless nothing is left for the loop to do."""
         context, sites, now = self._context, self._context.sites, self._clock()
+        if self._ports[port].crowded and not self._is_awaited(datagram):
+            self._shed(ifindex, now)
+            return DONE
         inventory = context.registry.current
         facts = (inventory, sites.version, context.store.revision, port, ifindex, local, peer if port == BOOT_PORT else None)
         told = self._memo.find(datagram)
@@ -178,6 +182,25 @@ class DhcpService:
             self._withhold()
         self._answer_afresh(_Question(datagram, Arrival(port, peer, ifindex, local, now), facts))
         return True
+
+    def _is_awaited(self, datagram: bytes) -> bool:
+        """Is it from a described machine, one that holds a lease, or one that takes what it was offered?  Costs a few µs."""
+        context, mac = self._context, Mac.of(datagram[28 : 28 + min(datagram[2], 16)] if len(datagram) > 2 else b"")
+        request = datagram[240:243] == _A_REQUEST
+        if context.leases.awaits(mac, request):
+            return True
+        spots = spans(datagram, (CLIENT_ID, CLIENT_UUID)) or {}
+        client_id, guid = (datagram[spots[code]] if code in spots else b"" for code in (CLIENT_ID, CLIENT_UUID))
+        return context.registry.current.describes(mac, uuid_in(guid)) or context.leases.awaits(f"id:{client_id.hex()}", request)
+
+    def _shed(self, ifindex: int, now: float) -> None:
+        """A flood: who has nothing here yet is left out unread, so that the others need not wait."""
+        counts = self._context.journal.counts
+        counts["dhcp", "shed"] = counts.get(("dhcp", "shed"), 0) + 1
+        link = self._context.sites.link(ifindex)
+        if self._is_news(None, f"flood {ifindex}", now):
+            why = "more DHCP messages come in than can be answered: strangers among them are left out until the queue is shorter"
+            self._record(None, "flood", {"interface": link.name if link else "", "why": why}, "warning", now)
 
     def _answer_afresh(self, question: _Question) -> None:
         context, arrival = self._context, question.arrival
@@ -219,7 +242,7 @@ class DhcpService:
     def _answer_stranger(self, form: Form, own: Own, facts: tuple[object, ...], datagram: bytes, now: float) -> bool:
         """Answer one more client of a kind by its form.  False: it has to be looked at for itself."""
         context = self._context
-        mac, uuid = Mac.of(own.chaddr), uuid_of(own.guid)
+        mac, uuid = Mac.of(own.chaddr), uuid_in(own.guid)
         if not self._is_stranger(mac, uuid, own.guid) or int.from_bytes(own.xid, "big") in self.neighbours.probing:
             return False
         lease = form.claim(own, mac, context.leases, now)

@@ -19,6 +19,8 @@ from pixieboot.registry.sqlite import insert_rows
 EVERY = 5.0  # seconds between writes
 BATCH = 500  # events that are written sooner
 PENDING = 20_000  # events kept in memory while the disk takes none
+BURST, RATE = 5_000, 500.0  # events at once, and a second in the long run: a flood of made-up machines wears out no SD card
+SAY_AGAIN = 60.0  # seconds
 KEEP_SECONDS = 30 * 86400.0
 KEEP_BOOTS = 20  # of each machine
 SUSPICIOUS = 300  # events of a machine from which on its boots are counted
@@ -45,6 +47,9 @@ class History:
         self.error = ""
         self._wake = threading.Condition()
         self._pending: list[Event] = []
+        self._room, self._latest = float(BURST), 0.0
+        self._journal, self._said = journal, 0.0
+        self.left_out = 0  # events of a flood that are not on disk
         self._closing = False
         self._database = _open(path)
         self._unlisten = journal.listen(self._on_event)
@@ -72,6 +77,17 @@ class History:
     def _on_event(self, event: Event) -> None:
         if event.mac is None:
             return
+        # Room for one more, and for what the time since the last one has freed; a clock set back frees nothing.
+        self._room = min(self._room + max(event.at - self._latest, 0.0) * RATE, BURST)
+        self._latest = event.at
+        if self._room < 1:
+            self.left_out += 1
+            if abs(event.at - self._said) > SAY_AGAIN:
+                self._said = event.at
+                why = f"more than {RATE:.0f} events a second: the machines' history leaves the rest out"
+                self._journal.record(Event(event.at, None, "history", "left out", {"why": why}, "warning"))
+            return
+        self._room -= 1
         with self._wake:
             if len(self._pending) < PENDING:
                 self._pending.append(event)

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from pixieboot.errors import OperatorError
 from pixieboot.serve.loop import DirectLoop
 
 IP_PKTINFO = 8  # linux/in.h; the socket module names it from Python 3.12 on
-SO_RCVBUFFORCE = 33
+SO_RCVBUFFORCE, SO_MEMINFO = 33, 55
 BATCH = 64  # datagrams taken per wake-up: other sockets of the loop get their turn after that
 BUFFER = 4 << 20
+CROWDED = 4  # one part in so many of the receive buffer: some 1,600 DISCOVERs
 LARGEST = 4096  # DHCP datagrams and TFTP requests are far smaller; what is cut off is no valid one
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20  # linux/netlink.h, linux/sock_diag.h
 _DIAG_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port: struct nlmsghdr
@@ -54,6 +56,8 @@ class UdpPort:
         self._on_datagram: OnDatagram | None = None
         self._pktinfo: dict[tuple[int, str], list[tuple[int, int, bytes]]] = {}
         self._batch = 1  # as many as there are likely to be: to find nothing costs half as much as a datagram
+        self._deep = 0  # octets
+        self.crowded = False  # more is waiting than even a building full of machines sends at once
         self.failures = 0
 
     def bind(self) -> None:
@@ -66,6 +70,7 @@ class UdpPort:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
             _widen(sock)
+            self._deep = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // CROWDED
             sock.setblocking(False)
             sock.bind(("", self.port))
         except OSError as error:
@@ -116,6 +121,7 @@ class UdpPort:
                 datagram, ancillary, _, peer = receive(LARGEST, _ANCILLARY)
             except BlockingIOError:
                 self._batch = max(self._batch // 2, 1)
+                self.crowded = False
                 return busy
             except OSError as error:  # ENETDOWN and the like come up here once: the socket stays good
                 log.warning("UDP port %d: %s", self.port, error.strerror)
@@ -132,6 +138,8 @@ class UdpPort:
                 log.exception("UDP port %d: bug while handling %s from %s:%d", self.port, datagram.hex(), *peer)
             if self._socket is None:  # the handler closed us
                 return True
+        if self._batch == BATCH:
+            self.crowded = int.from_bytes(self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4), sys.byteorder) > self._deep
         self._batch = min(self._batch * 2, BATCH)  # more may be there: the next wake-up comes at once
         return busy
 
