@@ -6,6 +6,8 @@ Rules (RFC 1350; 1123 §4.2.3; 2347-2349; 7440), each with a test of its name:
 - An ACK inside the window is progress, and starts a window after it.  The same ACK again is not: only the timer resends
   (the sorcerer's apprentice).  An ACK of what was never sent, or of what was acknowledged long ago, is nothing at all.
 - A silent peer gets the same thing five times, after 1, 2, 4 and 8 seconds (or its `timeout` and doubles of it), then is forgotten.
+  With windows and no `timeout` asked for, the first repetition comes when this client's answer is overdue (RFC 1123 §4.2.3.2):
+  that the first or the last block of a window was lost is seen in no other way.
 - An ERROR is never answered.  One that comes for the OACK is how ROMs ask for the size: a probe, not a failure.
 - When all was sent and only the last ACK is missing, the boot went on: that is success.
 
@@ -23,6 +25,7 @@ WINDOW_OCTETS = 64 << 10  # of one window, whatever windowsize was asked for
 SENDS = 5  # of the same thing to a peer that says nothing
 STALLED_SENDS = 40  # of the same thing to a peer that talks, but does not get on
 WAIT, LONGEST_WAIT = 1.0, 8.0  # seconds before the first repetition; before any
+PROMPT = 0.05  # seconds: no first repetition is earlier, however quick the client has been so far
 HURRY = 0.02  # seconds to the repetition, in a transfer with windows, once the client has said for certain what it lacks
 
 Span = tuple[int, int]
@@ -101,8 +104,8 @@ class ReadTransfer:
     """
 
     __slots__ = (
-        "_oack", "_repeats", "_stalled", "_unanswered", "_wait", "_window", "acked", "awaited", "deadline", "last", "proven",
-        "result", "sent", "terms",
+        "_left", "_oack", "_patience", "_repeats", "_rtt", "_spread", "_stalled", "_unanswered", "_wait", "_window", "acked",
+        "awaited", "deadline", "last", "proven", "result", "sent", "terms",
     )  # fmt: skip
 
     def __init__(self, terms: Terms, size: int) -> None:
@@ -116,7 +119,9 @@ class ReadTransfer:
         self.last = size // terms.blksize + 1  # block
         self._window = terms.windowsize
         self._oack = encode(OptionAck(terms.options)) if terms.options else b""
-        self._wait = float(terms.timeout or WAIT)
+        self._wait = self._patience = float(terms.timeout or WAIT)
+        self._left = 0.0  # when what is under way was sent
+        self._rtt = self._spread = 0.0  # seconds from a window to its ACK, and by how much they differ, in the long run
         self._unanswered = 0  # sends of the same thing since the peer was last heard
         self._stalled = 0  # sends of the same thing since the last progress
         self._repeats = 0  # ACKs that said the same as the one before
@@ -158,6 +163,8 @@ class ReadTransfer:
             if ahead == 0 and self.proven:
                 self._heard_again(now)
             return None
+        if self._window > 1 and self._stalled == 1 and not self.terms.timeout:
+            self._learn(now - self._left)
         self.proven = True
         self.acked = acked = acked + ahead
         if acked == self.last:
@@ -165,7 +172,7 @@ class ReadTransfer:
             return None
         self.sent = final = min(acked + self._window, self.last)
         self.awaited = acknowledgement(final)
-        self.deadline = now + self._wait
+        self._left, self.deadline = now, now + self._patience
         self._unanswered = self._stalled = 1
         self._repeats = 0
         return acked + 1, final
@@ -174,7 +181,7 @@ class ReadTransfer:
         """The shell went ahead: window after window was acknowledged, the last one sent ends with block sent, at that time."""
         self.sent, self.acked = sent, sent - self._window
         self.awaited = acknowledgement(sent)
-        self.deadline = now + self._wait
+        self._left, self.deadline = now, now + self._patience
         self._unanswered = self._stalled = 1
         self._repeats = 0
 
@@ -183,11 +190,12 @@ class ReadTransfer:
         if self._unanswered >= SENDS or self._stalled >= STALLED_SENDS:
             self.lose(f"no answer to {self._what()}, sent {self._stalled} times")
             return None
-        return self._repeat(now, min(self._wait * 2**self._unanswered, max(self._wait, LONGEST_WAIT)))
+        doubled = self._unanswered - (self._patience < self._wait)
+        return self._repeat(now, min(self._wait * 2**doubled, max(self._wait, LONGEST_WAIT)))
 
     def sent_late(self, now: float) -> None:
         """What was asked for last leaves only now: the disk was slow, not the peer."""
-        self.deadline = now + self._wait
+        self._left, self.deadline = now, now + self._wait
 
     def lose(self, why: str) -> None:
         """The peer is not there any more."""
@@ -200,7 +208,7 @@ class ReadTransfer:
         self._unanswered += 1
         self._stalled += 1
         self._repeats = 0
-        self.deadline = now + wait
+        self._left, self.deadline = now, now + wait
         if self.acked < 0:
             return self._oack
         # A peer that loses whole windows (a small receive ring, a shallow switch) may still take single blocks.
@@ -216,6 +224,15 @@ class ReadTransfer:
         self._unanswered = 1
         wait = HURRY if self._window > 1 and self._repeats == 2 else self._wait
         self.deadline = min(self.deadline, now + wait)
+
+    def _learn(self, rtt: float) -> None:
+        """How long this client took, as TCP reckons with it (RFC 6298 §2).  Never told of what was sent twice."""
+        if self._rtt:
+            self._spread += (abs(rtt - self._rtt) - self._spread) / 4
+            self._rtt += (rtt - self._rtt) / 8
+        else:
+            self._rtt, self._spread = rtt, rtt / 2
+        self._patience = min(self._wait, max(PROMPT, self._rtt + 4 * self._spread))
 
     def _what(self) -> str:
         return "OACK" if self.acked < 0 else f"DATA {self.acked + 1}"

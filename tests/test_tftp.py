@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixieboot.tftp import HURRY, SENDS, STALLED_SENDS, Limits, ReadTransfer, Result, Send, Terms, negotiate, netascii
+from pixieboot.tftp import HURRY, PROMPT, SENDS, STALLED_SENDS, Limits, ReadTransfer, Result, Send, Terms, negotiate, netascii
 from pixieboot.wire.tftp import Ack, Data, Error, OptionAck, ReadRequest, acknowledgement, decode
 
 ETHERNET = Limits(1468, 64)
@@ -158,7 +158,7 @@ def test_only_the_timer_answers_a_repeated_ack() -> None:
 
 def test_a_client_with_windows_that_asks_three_times_is_not_kept_waiting() -> None:
     """Its first block of the window was lost: it says so again and again (RFC 7440 §4), and nothing under way can answer it."""
-    transfer = began(size=512 * 40, windowsize="16")
+    transfer = began(size=512 * 40, windowsize="16", timeout="1")
     transfer.receive(Ack(0), 0.0)
     assert [transfer.receive(Ack(0), at) for at in (0.05, 0.1)] == [None, None]
     assert transfer.deadline == pytest.approx(0.1 + HURRY)
@@ -166,7 +166,7 @@ def test_a_client_with_windows_that_asks_three_times_is_not_kept_waiting() -> No
 
 
 def test_with_windows_too_the_second_ack_is_a_copy_however_late() -> None:
-    transfer = began(size=512 * 40, windowsize="16")
+    transfer = began(size=512 * 40, windowsize="16", timeout="1")
     transfer.receive(Ack(0), 0.0)
     assert transfer.receive(Ack(0), 0.9) is None
     assert transfer.deadline == 1.0
@@ -234,6 +234,52 @@ def test_the_clients_timeout_is_the_first_wait() -> None:
     assert [at for at, _ in sends(transfer)] == [3.0, 9.0, 17.0, 25.0]
     transfer = began(timeout="20")
     assert [at for at, _ in sends(transfer)] == [20.0, 40.0, 60.0, 80.0]
+
+
+def in_windows(rtt: float, **options: str) -> ReadTransfer:
+    """A transfer in which each of ten windows took so many seconds."""
+    transfer = began(size=512 * 1000, windowsize="8", **options)
+    for window in range(10):
+        transfer.receive(Ack(window * 8), window * rtt + rtt)
+    return transfer
+
+
+def test_with_windows_the_first_repetition_is_soon_and_the_others_as_ever() -> None:
+    """The last block of a window was lost: the client waits for it, and says nothing."""
+    transfer = in_windows(0.001)
+    waits = [round(at - 0.01, 3) for at, _ in sends(transfer)]
+    assert waits == [PROMPT, PROMPT + 1, PROMPT + 3, PROMPT + 7]
+    assert transfer.result == Result("failed", "no answer to DATA 73, sent 5 times")
+
+
+WAITS = {  # seconds that a client takes for a window, the longest first wait for its answer
+    "a quick one": (0.001, PROMPT),
+    "a slow one": (0.1, 0.2),
+    "one behind a very slow line": (3.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("rtt, longest", WAITS.values(), ids=WAITS)
+def test_a_client_is_given_the_time_that_it_takes(rtt: float, longest: float) -> None:
+    transfer = in_windows(rtt)
+    assert min(rtt, 1.0) <= transfer.deadline - 10 * rtt <= longest
+
+
+def test_a_timeout_that_was_asked_for_is_kept() -> None:
+    assert in_windows(0.001, timeout="2").deadline == pytest.approx(2.01)
+
+
+def test_in_lockstep_the_first_repetition_is_never_early() -> None:
+    transfer = began(size=512 * 100)
+    transfer.receive(Ack(1), 0.001)
+    assert transfer.deadline == 1.001
+
+
+def test_what_was_sent_twice_tells_nothing_about_the_clients_speed() -> None:
+    transfer = in_windows(0.001)
+    transfer.expire(transfer.deadline)
+    transfer.receive(Ack(80), 0.9)
+    assert transfer.deadline == pytest.approx(0.9 + PROMPT)
 
 
 def test_progress_starts_the_timer_anew() -> None:
@@ -313,7 +359,7 @@ def test_the_same_request_again_is_answered_again_until_something_was_acknowledg
 
 
 def test_the_shell_may_go_ahead_and_say_so_later() -> None:
-    transfer = began(size=512 * 100, windowsize="4")
+    transfer = began(size=512 * 100, windowsize="4", timeout="1")
     transfer.receive(Ack(0), 0.0)
     transfer.resume(40, 7.0)
     assert (transfer.acked, transfer.sent, transfer.awaited, transfer.deadline) == (36, 40, acknowledgement(40), 8.0)

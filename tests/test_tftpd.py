@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Network
 from itertools import pairwise
@@ -26,34 +26,12 @@ from pixieboot.serve import tftpd
 from pixieboot.serve.loop import DirectLoop
 from pixieboot.serve.transfer import Line
 from pixieboot.wire.tftp import Ack, Data, Error, OptionAck, WriteRequest, encode
+from tests import tftphost
 from tests.netns import Network
-from tests.tftphost import BadNetwork, Client, Failed, Server, free_port
+from tests.tftphost import CONTENT, BadNetwork, Client, Failed, Server, free_port
 
 MIB = 1 << 20
-CONTENT = bytes(range(256)) * 40 + b"end"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "tftproot"
-    (root / "dir").mkdir(parents=True)
-    (root / "file").write_bytes(CONTENT)
-    (root / "dir" / "inner").write_bytes(b"inner")
-    (root / "small").write_bytes(b"small")
-    (root / "text").write_bytes(b"one\ntwo\r")
-    return root
-
-
-@pytest.fixture
-def server(root: Path) -> Iterator[Server]:
-    with Server(root) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    with Client(server.address) as client:
-        yield client
+root, server, client = tftphost.root, tftphost.server, tftphost.client
 
 
 @pytest.fixture
@@ -172,7 +150,7 @@ def test_acks_of_what_was_never_sent_and_of_long_ago_are_nothing(client: Client)
 
 
 def test_an_ack_inside_the_window_starts_behind_it_and_again_is_nothing(client: Client) -> None:
-    client.ask("file", windowsize=8, blksize=512)
+    client.ask("file", windowsize=8, blksize=512, timeout=1)
     client.hear()
     client.send(Ack(0))
     assert [packet.block for packet in client.hear_all() if isinstance(packet, Data)] == list(range(1, 9))

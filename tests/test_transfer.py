@@ -3,7 +3,6 @@
 import os
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -14,32 +13,12 @@ from pixieboot.model import Arrival
 from pixieboot.serve import transfer
 from pixieboot.serve.transfer import Line
 from pixieboot.wire.tftp import Ack, Data, Error, OptionAck
+from tests import tftphost
 from tests.netns import Network
-from tests.tftphost import Client, Server
+from tests.tftphost import CONTENT, Client, Server
 
 MIB = 1 << 20
-CONTENT = bytes(range(256)) * 40 + b"end"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "tftproot"
-    root.mkdir()
-    (root / "file").write_bytes(CONTENT)
-    (root / "small").write_bytes(b"small")
-    return root
-
-
-@pytest.fixture
-def server(root: Path) -> Iterator[Server]:
-    with Server(root) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    with Client(server.address) as client:
-        yield client
+root, server, client = tftphost.root, tftphost.server, tftphost.client
 
 
 def test_without_segmentation_each_packet_has_its_own_send(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +125,7 @@ def test_the_word_of_an_abort_is_one_packet(root: Path) -> None:
 @pytest.mark.parametrize("windowsize", [1, 4])
 def test_silence_in_the_middle_is_counted_from_the_last_packet(client: Client, windowsize: int) -> None:
     """Also when the shell went ahead by itself (ReadTransfer.resume)."""
-    client.ask("file", blksize=512, windowsize=windowsize)
+    client.ask("file", blksize=512, windowsize=windowsize, timeout=1)
     client.hear()
     client.send(Ack(0))
     for block in range(1, 9):
@@ -160,9 +139,20 @@ def test_silence_in_the_middle_is_counted_from_the_last_packet(client: Client, w
     assert first == again == [Data(9 + ahead, CONTENT[(8 + ahead) * 512 : (9 + ahead) * 512]) for ahead in range(windowsize)]
 
 
+def test_with_windows_a_lost_last_block_comes_again_soon(client: Client) -> None:
+    """Long before the second that lockstep waits: also after windows that the shell sent by itself."""
+    client.ask("file", blksize=512, windowsize=4)
+    client.hear()
+    for final in (0, 4, 8):
+        client.send(Ack(final))
+        for block in range(final + 1, final + 5):
+            assert client.hear() == Data(block, CONTENT[(block - 1) * 512 : block * 512])
+    assert [client.hear(0.8) for _ in range(4)] == [Data(block, CONTENT[(block - 1) * 512 : block * 512]) for block in range(9, 13)]
+
+
 def test_a_client_with_windows_that_asks_three_times_is_answered_soon(client: Client) -> None:
     """The timer on the loop follows when the deadline is brought forward."""
-    client.ask("file", blksize=512, windowsize=4)
+    client.ask("file", blksize=512, windowsize=4, timeout=1)
     client.hear()
     client.send(Ack(0))
     first = client.hear_all(0.1)

@@ -1,4 +1,7 @@
-"""A TFTP service on loopback in a thread of its own, a client as the RFCs want it, and a bad network to put between them."""
+"""A TFTP service on loopback in a thread of its own, a client as the RFCs want it, and a bad network to put between them.
+
+The fixtures at the end: modules that want them say `root, server, client = tftphost.root, tftphost.server, tftphost.client`.
+"""
 
 import asyncio
 import heapq
@@ -8,12 +11,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self, cast
+
+import pytest
 
 from pixieboot.config import LOADERS, TftpSettings
 from pixieboot.journal import Journal
@@ -263,3 +268,29 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+CONTENT = bytes(range(256)) * 40 + b"end"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "tftproot"
+    (root / "dir").mkdir(parents=True)
+    (root / "file").write_bytes(CONTENT)
+    (root / "dir" / "inner").write_bytes(b"inner")
+    (root / "small").write_bytes(b"small")
+    (root / "text").write_bytes(b"one\ntwo\r")
+    return root
+
+
+@pytest.fixture
+def server(root: Path) -> Iterator[Server]:
+    with Server(root) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with Client(server.address) as client:
+        yield client
