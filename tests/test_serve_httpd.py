@@ -25,7 +25,7 @@ from starlette.routing import Route
 from pixieboot.errors import OperatorError
 from pixieboot.model import Mac, Network
 from pixieboot.registry import sqlite
-from pixieboot.serve import parsers
+from pixieboot.serve import httpd, parsers
 from pixieboot.serve.httpd import HttpService
 from pixieboot.serve.zerocopy_h11 import H11Protocol, ZeroCopyH11
 from tests import netns
@@ -270,6 +270,18 @@ def test_an_edit_is_in_the_next_script(host: Host) -> None:
     assert b"assets/other" in host.get(f"/ipxe?mac={MAC}").body
     host.call(lambda: host.context.store.set_state("web1", old))
     assert b"assets/other" not in host.get(f"/ipxe?mac={MAC}").body
+
+
+@pytest.mark.parametrize("longer", [0, 30_000], ids=["many requests", "long requests"])
+def test_remembered_scripts_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longer: int) -> None:
+    monkeypatch.setattr(httpd, "REMEMBERED", 200_000)
+    with serving(tmp_path, registry=REGISTRY) as host, host.connect() as wire:
+        for number in range(100):
+            wire.send(f"GET /ipxe?mac={MAC}&number={number}{'x' * longer} HTTP/1.1\nHost: x")
+            assert wire.response().status == 200
+        kept = host.service._remembered
+        assert sum(len(key[0]) + len(known.response[1]) for key, known in kept.items()) < 200_000
+        assert bool(kept) == (not longer)
 
 
 def test_events(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import resource
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,9 @@ def test_500_stalled_readers_and_a_good_client(host: Host) -> None:
             wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             wire.send("GET /assets/huge HTTP/1.1\nHost: x")
             stalled.append(wire)
+        for target in ("/assets/big", "/boot.ipxe", "/ipxe?mac=52:54:00:12:34:56"):  # at once: each of the 500 gets its first piece
+            assert seconds(host, target) < 1
         settle(lambda: len(host.service.connections) == 500)
-        for target in ("/assets/big", "/boot.ipxe", "/ipxe?mac=52:54:00:12:34:56"):
-            assert min(seconds(host, target) for _ in range(3)) < 1
         assert resident() - rss < 50 << 20
         assert all(connection.transport.get_write_buffer_size() == 0 for connection in host.service.connections)
     finally:
@@ -151,9 +152,19 @@ def test_connections_that_come_all_at_once_are_too_many_too(host: Host, monkeypa
 
 
 def seconds(host: Host, target: str) -> float:
-    start = time.monotonic()
+    """How long an answer takes, but for what other processes on this machine add to it."""
+    start = time.monotonic() - waited_for_a_cpu()
     assert host.get(target).status == 200
-    return time.monotonic() - start
+    return time.monotonic() - waited_for_a_cpu() - start
+
+
+def waited_for_a_cpu() -> float:
+    """Seconds that threads of this process could have run, and did not (proc_schedstat)."""
+    nanoseconds = 0
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # ended, or a kernel that does not count
+            nanoseconds += int((thread / "schedstat").read_text().split()[1])
+    return nanoseconds / 1e9
 
 
 def resident() -> int:

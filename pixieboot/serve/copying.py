@@ -22,6 +22,8 @@ from functools import lru_cache
 from pixieboot.serve.files import in_memory
 
 PIECE = 8 << 20  # bytes per sendfile at most, and as many as the socket takes; then the next transfer has its turn
+ROUND = 64 << 20  # bytes that all transfers with room get in a turn, some milliseconds: hundreds get smaller pieces
+SMALLEST = 256 << 10
 PAGE = 4096
 PROBE = 1 << 20  # bytes between looks whether a piece is in the page cache; read-ahead fills what is between
 AHEAD = 1 << 20  # bytes that a thread reads at a time from a cold file
@@ -66,9 +68,9 @@ class Copy:
             self._out.shutdown(socket.SHUT_RDWR)
         self._tell(ConnectionResetError(errno.ECONNRESET, "the connection was closed during the transfer"))
 
-    def send(self) -> _Next:
+    def send(self, most: int) -> _Next:
         """In the sender's thread: one piece, as far as the socket has room.  Raises OSError."""
-        piece = min(PIECE - self._offset % PAGE, self._left)  # from page to page: what begins within one costs a little more
+        piece = min(most - self._offset % PAGE, self._left)  # from page to page: what begins within one costs a little more
         if self._offset + piece > self._warm_to and not self._warm(piece):
             piece = self._warm_to - self._offset
             if piece <= 0:
@@ -155,18 +157,20 @@ class _Sender(threading.Thread):
     def run(self) -> None:
         self._disk_reads = disk_reads()
         while True:
-            for descriptor, _ in self._epoll.poll():
-                self._turn(self._copies[descriptor])
+            ready = self._epoll.poll()
+            most = min(PIECE, max(SMALLEST, ROUND // len(ready)))
+            for descriptor, _ in ready:
+                self._turn(self._copies[descriptor], most)
 
     def waited_for_a_disk(self) -> bool:
         """Has this thread, since it was last asked?"""
         before, self._disk_reads = self._disk_reads, disk_reads()
         return self._disk_reads != before
 
-    def _turn(self, copy: Copy) -> None:
+    def _turn(self, copy: Copy, most: int) -> None:
         error: Exception | None = None
         try:
-            wanted = copy.send()
+            wanted = copy.send(most)
             if wanted is _Next.PIECE:
                 return
         except Exception as fault:

@@ -55,7 +55,8 @@ from pixieboot.serve.udp import refusal
 
 INLINE = 64 * 1024  # files up to this size are read and sent with their head: sendfile pays above
 CHUNK = 64 * 1024  # of a file that is streamed because zero copy is not to be had
-REMEMBERED = 1024  # rendered scripts kept ready
+REMEMBERED = 8 << 20  # bytes of rendered scripts, and of the requests for them, kept ready
+REMEMBERED_EACH = 2000  # bytes that a remembered script takes besides
 DESCRIPTORS = 8192  # of this process: a connection under way needs three
 SWEEP = 1.0  # seconds between looks for connections that stand still
 
@@ -154,6 +155,7 @@ class HttpService:
         self._socket: socket.socket | None = None
         self._server: Server | None = None
         self._remembered: dict[tuple[bytes, str, str], _Remembered] = {}
+        self._remembered_size = 0  # bytes, about
         self._tickets = Tickets(context)
         self._signer: Signer | None = None
         self.port = context.settings.http.port
@@ -320,8 +322,13 @@ class HttpService:
             told.detail,
             (before, after + told.reply.body),
         )
-        if len(self._remembered) >= REMEMBERED:
+        size = len(target) + len(before) + len(after) + len(told.reply.body) + REMEMBERED_EACH
+        if size > REMEMBERED // 64:  # one is not to push out all the others
+            return known
+        if self._remembered_size + size > REMEMBERED:
             self._remembered.clear()
+            self._remembered_size = 0
+        self._remembered_size += size
         self._remembered[key] = known
         return known
 
