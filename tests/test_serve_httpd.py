@@ -277,7 +277,7 @@ def test_an_edit_is_in_the_next_script(host: Host) -> None:
 @pytest.mark.parametrize("longer", [0, 30_000], ids=["many requests", "long requests"])
 def test_remembered_scripts_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longer: int) -> None:
     monkeypatch.setattr(httpd, "REMEMBERED", 400_000)
-    with serving(tmp_path, registry=REGISTRY) as host, host.connect() as wire:
+    with serving(tmp_path, ZeroCopyH11, REGISTRY) as host, host.connect() as wire:
         for number in range(200):
             wire.send(f"GET /ipxe?mac={MAC}&number={number}{'x' * longer} HTTP/1.1\nHost: x")
             assert wire.response().status == 200
