@@ -14,6 +14,7 @@ from typing import IO, Any
 import pytest
 
 from pixieboot.lab.hosts import Host, Network
+from pixieboot.serve import privilege
 
 pytestmark = pytest.mark.usefixtures("network")
 START = 15.0  # seconds that a busy test machine may take for a start
@@ -354,3 +355,51 @@ def test_systemd_is_told_when_it_is_ready(host: Host, site: Path) -> None:
             assert daemon.process.wait(5) == 0
         finally:
             daemon.end()
+
+
+@pytest.mark.slow
+def test_secrets_go_to_the_card_of_their_machine_alone(
+    start: Callable[..., Running], network: Network, host: Host, site: Path
+) -> None:
+    yard = network.switch("yard")
+    yard.plug(host, "eth2", "10.73.0.1/24")
+    machine = yard.host("machine", "10.73.0.10/24", "02:00:00:00:00:01")
+    other = yard.host("other", "10.73.0.11/24", "02:00:00:00:00:02")
+    registry = site / "registry"
+    for name in ("templates", "secrets"):
+        (registry / name).mkdir()
+    (registry / "machines.yaml").write_text("web1: {mac: 02:00:00:00:00:01, profile: linux}\n")
+    (registry / "profiles.yaml").write_text("linux: {kernel: k, args: [\"c={{ url('ignition') }}\"], ignition: i.j2}\n")
+    (registry / "templates/i.j2").write_text('{"p": "{{ secret("password") }}"}')
+    (registry / "secrets/password").write_text("hunter2\n")
+    user = privilege.service_user()
+    assert user
+    os.chown(registry / "secrets/password", user.pw_uid, user.pw_gid)
+    (registry / "secrets/password").chmod(0o600)
+    (site / "pixieboot.yaml").write_text(settings(site, "networks: [{interface: eth2}]"))
+    daemon = start()
+    daemon.until_event("started")
+
+    def ask(who: Host, path: str) -> str:
+        return who.run("curl", "-sS", "--max-time", "5", f"http://10.73.0.1:8080{path}").stdout
+
+    def address(who: Host) -> str:
+        return re.findall(r" c=http://10\.73\.0\.1:8080(\S+)", ask(who, "/ipxe?mac=02-00-00-00-00-01"))[0]
+
+    # Who pretends by the query alone gets an address that is of no use to it, be it its own or the machine's.
+    for path in (address(other), address(machine)):
+        assert "10.73.0.11 is 02:00:00:00:00:02, which is no card of web1" in ask(other, path)
+    refused = daemon.until_event("refused")
+    assert (refused["level"], refused["path"], refused["mac"]) == ("alarm", "/ignition", "02:00:00:00:00:01")
+    path = address(machine)
+    assert ask(machine, path) == '{"p": "hunter2"}'
+    os.kill(daemon.pid(), signal.SIGKILL)
+    daemon.process.wait(5)
+    said = daemon.complained
+    daemon = start()
+    daemon.until_event("started")
+    machine.ip("address", "add", "10.73.0.12/24", "dev", "eth0")
+    again = machine.run("curl", "-sS", "--interface", "10.73.0.12", f"http://10.73.0.1:8080{path}").stdout
+    assert "its address was used by 10.73.0.10 before" in again, "the note of its use was on disk"
+    for text in (said, daemon.complained, daemon.said):
+        assert "hunter2" not in text and path.split("/")[2] not in text
