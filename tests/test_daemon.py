@@ -384,7 +384,7 @@ def test_secrets_go_to_the_card_of_their_machine_alone(
         return who.run("curl", "-sS", "--max-time", "5", f"http://10.73.0.1:8080{path}").stdout
 
     def address(who: Host) -> str:
-        return re.findall(r" c=http://10\.73\.0\.1:8080(\S+)", ask(who, "/ipxe?mac=02-00-00-00-00-01"))[0]
+        return str(re.findall(r" c=http://10\.73\.0\.1:8080(\S+)", ask(who, "/ipxe?mac=02-00-00-00-00-01"))[0])
 
     # Who pretends by the query alone gets an address that is of no use to it, be it its own or the machine's.
     for path in (address(other), address(machine)):

@@ -30,6 +30,7 @@ class Keys:
     def __init__(self, directory: Path) -> None:
         self.home, self.ring = directory / "home", directory / "secring.gpg"
         self.home.mkdir(mode=0o700)
+        (self.home / "gpg-agent.conf").write_text("s2k-count 65536\n")  # else each use of the key takes a tenth of a second
         secret = ("--pinentry-mode", "loopback", "--passphrase", PASSPHRASE)
         self.gpg(*secret, "--quick-generate-key", "pixieboot test <test@example>", "ed25519", "sign", "never")
         self.ring.write_bytes(self.gpg(*secret, "--export-secret-keys").stdout)
@@ -94,6 +95,23 @@ def test_gpg_verifies_it(host: Host, keys: Keys, tmp_path: Path, path: str) -> N
 
 def test_it_is_remembered_by_its_text(host: Host) -> None:
     assert host.get("/boot.ipxe.sig").body == host.get("/boot.ipxe.0.sig").body
+
+
+def test_gpg_that_fails_meanwhile_is_an_alarm_and_no_bug(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(text: bytes, armoured: bool) -> bytes:
+        raise OperatorError("secring.gpg", "gpg took longer than 20 s", "Look what keeps gpg-agent.")
+
+    monkeypatch.setattr(host.service._signer, "sign", fails)
+    host.events.clear()
+    got = host.get("/generic.sig?mac=02-00-00-00-00-01")
+    assert (got.status, got.body) == (500, b"It cannot be signed: the log says why.\n")
+    (event,) = [event for event in host.events if event.kind == "failed"]
+    assert event.level == "alarm" and "gpg took longer" in event.detail["why"]
+
+
+def test_a_range_is_no_part_of_what_is_signed(host: Host, keys: Keys, tmp_path: Path) -> None:
+    whole = host.get("/boot.ipxe").body
+    assert "Good signature" in keys.verify(tmp_path, whole, host.get("/boot.ipxe.sig", Range="bytes=0-3").body)
 
 
 def test_what_is_not_there_has_no_signature(host: Host) -> None:

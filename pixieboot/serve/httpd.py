@@ -399,14 +399,18 @@ class HttpService:
     async def _signed(self, request: Request, signer: Signer) -> "_Told | None":
         """The detached signature of exactly what the path without .sig or .asc answers; None: there is nothing to sign."""
         stem, _, form = request.parts[-1].rpartition(".")
-        unsigned = replace(request, parts=(*request.parts[:-1], stem))
+        unsigned = replace(request, parts=(*request.parts[:-1], stem), headers={})  # of the whole, not of a range
         told = await self._foreign(unsigned) or await self._text(unsigned)
         if told is None or told.reply.status != 200:
             return told
-        signature = await asyncio.to_thread(signer.sign, told.reply.body, form == "asc")
+        detail: dict[str, Any] = {"path": request.path, "peer": request.peer}
+        try:
+            signature = await asyncio.to_thread(signer.sign, told.reply.body, form == "asc")
+        except OperatorError as error:
+            failed = {**detail, "why": str(error), "status": 500}
+            return replace(told, reply=Reply(500, b"It cannot be signed: the log says why.\n"), kind="failed", detail=failed)
         reply = Reply(200, signature, TEXT if form == "asc" else b"application/octet-stream", NO_STORE)
-        detail = {"path": request.path, "bytes": len(signature), "peer": request.peer}
-        return replace(told, reply=reply, kind="sent", detail=detail)
+        return replace(told, reply=reply, kind="sent", detail={**detail, "bytes": len(signature)})
 
     async def _foreign(self, request: Request) -> "_Told | None":
         """What the program whose registry this is would answer, to the byte; None: not a path of its."""

@@ -69,6 +69,8 @@ class Signer:
         passphrase = next((os.environ[name] for name in PASSPHRASES if name in os.environ), "")
         with open(os.open(self._home / "passphrase", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(passphrase)
+        # The passphrase lies beside it: making it hard to guess would cost each signature a tenth of a second, and help nobody.
+        (self._home / "gpg-agent.conf").write_text("s2k-count 65536\n")
         self._gpg("--import", given=ring)
         listed = self._gpg("--list-secret-keys", "--with-colons").decode(errors="replace").splitlines()
         self._key = next((line.split(":")[9] for line in listed if line.startswith("fpr:")), "")
