@@ -26,6 +26,7 @@ IPXE_OPERATORS = ("||", "&&", ";")  # as words of their own they end a command
 CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 
 _HOSTILE = re.compile(r"[^A-Za-z0-9._:-]")
+_AT_EDGES = re.compile(r"^[-:]|:$")  # would begin an option, or a list or key of YAML
 _MARKUP = re.compile(r"\{[{%#]")
 _BITS = 4096  # of a number that `**` makes
 
@@ -43,8 +44,7 @@ class RenderError(OperatorError):
 
 def clean(text: str) -> str:
     """A value from the wire as it may stand in a script, on a kernel's command line, in JSON and in YAML."""
-    text = _HOSTILE.sub("_", text[:LONGEST_CLIENT_VALUE])
-    return f"{text[:-1]}_" if text.endswith(":") else text  # in YAML a colon at the end makes a key of it
+    return _AT_EDGES.sub("_", _HOSTILE.sub("_", text[:LONGEST_CLIENT_VALUE]))
 
 
 def screen(text: str) -> str:

@@ -122,3 +122,13 @@ def test_templates_are_compiled_once_for_an_inventory() -> None:
 def test_clean() -> None:
     assert clean("Dell Inc./7:a-b_c.d") == "Dell_Inc._7:a-b_c.d"
     assert len(clean("a" * 1000)) == 64
+    assert [clean(text) for text in ("-", "-x", "--", ":a", "a:", ":", "", "a:b-")] == [
+        "_",
+        "_x",
+        "_-",
+        "_a",
+        "a_",
+        "_",
+        "",
+        "a:b-",
+    ]
