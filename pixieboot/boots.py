@@ -325,6 +325,11 @@ _FACTS: Mapping[tuple[str, str], Callable[[Mapping[str, Any]], str]] = {
     ("http", "refused"): lambda d: f"asked for {d.get('path')}, refused",
     ("http", "failed"): lambda d: f"{d.get('path')} broke off",
     ("http", "done"): lambda d: "reported done",
+    ("fetch", "asked"): lambda d: f"waits for {d.get('url')}",
+    ("fetch", "started"): lambda d: f"{d.get('url')} is being fetched for it ({size(d.get('bytes'))})",
+    ("fetch", "progress"): lambda d: f"{d.get('percent')} % of {d.get('url')} are here",
+    ("fetch", "fetched"): lambda d: f"{d.get('url')} was fetched for it{_amount(d)}",
+    ("fetch", "failed"): lambda d: f"{d.get('url')} could not be fetched",
     ("api", "ordered"): lambda d: f"ordered by an operator: {d.get('boot') or 'as before'} {d.get('profile') or ''}".rstrip(),
 }
 

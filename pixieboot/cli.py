@@ -113,12 +113,18 @@ def main() -> None:
     envvar=["PIXIEBOOT_KEY_RING_PATH", "MATCHBOX_KEY_RING_PATH"],
     help="Secret key that signs scripts and documents (.sig, .asc).",
 )
+@click.option("--kernel", envvar="PIXIEBOOT_KERNEL", metavar="FILE|URL", help="Every machine boots this; no registry is read.")
+@click.option("--initrd", "initrds", multiple=True, envvar="PIXIEBOOT_INITRD", metavar="FILE|URL", help="With it (repeatable).")
+@click.option("--cmdline", envvar="PIXIEBOOT_CMDLINE", metavar="TEXT", help="Its arguments; may hold {{ … }}.")
+@click.option("--message", envvar="PIXIEBOOT_MESSAGE", metavar="TEXT", help="Shown before it boots.")
 @click.option("--state", envvar="PIXIEBOOT_STATE", metavar="URL", help="Leases and orders: sqlite:/PATH.")
 @operator_errors
 def serve(config: Path | None, **overrides: Any) -> None:
     """Run all services in this process until SIGTERM or Ctrl-C.
 
     Example: sudo pixieboot serve -i eth0
+
+    Example: sudo pixieboot serve --kernel vmlinuz --initrd initrd.img --cmdline "console=ttyS0 quiet"
     """
     gc.disable()  # nothing of what the start makes is garbage: looking for some takes a tenth of it
     from pixieboot.serve import daemon

@@ -8,16 +8,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import quote, unquote
 
+from pixieboot import sandbox
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.inventory import Inventory
-from pixieboot.model import Arch, Network, Pool
+from pixieboot.model import Arch, Network, Pool, Profile
 from pixieboot.registry import Registry
 from pixieboot.registry.fields import Fields, listed, nearest
 from pixieboot.registry.kinds import is_bootcfg, is_matchbox
 from pixieboot.registry.strictyaml import Node, parse, read_text
+from pixieboot.remote import last_part
 
 STATE_DIRECTORY = Path("/var/lib/pixieboot")
 LOADERS: Mapping[Arch, str] = {
@@ -27,9 +30,13 @@ LOADERS: Mapping[Arch, str] = {
     Arch.ARM64_EFI: "ipxe-arm64.efi",
 }
 MODES = ("proxy", "server", "off")
+API = "pixiecore+"  # how a registry begins that is asked by HTTP
 UNKNOWN = ("menu", "ignore", "local")  # or the name of a profile
 
-_KEYS = ("networks", "answer", "unknown", "tftp", "http", "api", "assets", "registry", "state", "loaders", "log", "key_ring")
+_KEYS = (
+    "networks", "answer", "unknown", "tftp", "http", "api", "assets", "registry", "state", "loaders", "cache", "pixiecore", "log",
+    "key_ring",
+)  # fmt: skip
 _NETWORK_KEYS = (
     "interface", "subnet", "dhcp", "pools", "routers", "dns", "domain", "lease_time", "min_lease_time", "max_lease_time",
     "authoritative", "identify_by", "probe", "options", "force",
@@ -44,10 +51,17 @@ _OPTIONS = {  # key of the overrides -> how the operator wrote it
     "assets": "--assets (PIXIEBOOT_ASSETS)",
     "state": "--state (PIXIEBOOT_STATE)",
     "key_ring": "--key-ring-path (PIXIEBOOT_KEY_RING_PATH)",
+    "kernel": "--kernel (PIXIEBOOT_KERNEL)",
+    "initrds": "--initrd (PIXIEBOOT_INITRD)",
+    "cmdline": "--cmdline (PIXIEBOOT_CMDLINE)",
+    "message": "--message (PIXIEBOOT_MESSAGE)",
 }
 _INTERFACE = re.compile(r"[!-.0-9:-~]{1,15}", re.ASCII)  # what Linux takes: no slash, no white space (dev_valid_name)
 _DOMAIN = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*\.?", re.ASCII)
 _BASE_URL = re.compile(r"https?://[^/?#\s]+(?:/[^?#\s]*)?", re.ASCII)
+_API_URL = re.compile(r"pixiecore\+https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:/[!-~]*)?", re.ASCII)
+_WORD = re.compile(r'(?:\{\{.*?\}\}|"[^"]*"|\S)+')
+_ID = re.compile(r'\{\{-?\s*ID\s+"([^"]*)"\s*-?\}\}')  # how Pixiecore's --cmdline names a further file
 _HOST_PORT = re.compile(r"([0-9.]{7,15}|localhost):([0-9]{1,5})", re.ASCII)
 
 
@@ -80,6 +94,13 @@ class ApiSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """size: bytes of other servers' files that are kept below the state directory; those unused for longest go first."""
+
+    size: int = 10 << 30
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     level: str = "info"
     format: str = "text"
@@ -99,10 +120,23 @@ class Settings:
     registry: str = "/etc/pixieboot"
     state: str = f"sqlite:{STATE_DIRECTORY}/state.db"
     loaders: Mapping[Arch, str] = field(default_factory=lambda: dict(LOADERS))
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    pixiecore_files: Path | None = None  # below which an API may name files of this host
+    boot: Profile | None = None  # what every machine boots (serve --kernel): no registry is read then
+    boot_files: frozenset[str] = frozenset()  # the file:/// addresses of that
     log: LogSettings = field(default_factory=LogSettings)
     key_ring: Path | None = None
     path: Path | None = None
     unknown_where: str = ""
+
+    def file_of(self, url: str) -> tuple[Path, str] | None:
+        """(root, path below it) of a file:/// address that machines may have; None: they may not."""
+        path = unquote(url.removeprefix("file://"))
+        if url in self.boot_files:
+            return Path("/"), path
+        if self.pixiecore_files and PurePath(path).is_relative_to(self.pixiecore_files):
+            return self.pixiecore_files, str(PurePath(path).relative_to(self.pixiecore_files))
+        return None
 
     @property
     def adopted(self) -> Path:
@@ -205,7 +239,7 @@ def _settings(fields: Fields, path: Path | None) -> Settings:
     return Settings(
         networks=_networks(fields),
         answer=fields.choice("answer", ("all", "known"), "all"),
-        unknown=fields.text("unknown"),
+        unknown=fields.text("unknown") or ("ignore" if registry.startswith(API) else None),
         tftp=TftpSettings(
             root=_path(tftp, "root", default.tftp.root, base),
             port=tftp.integer("port", 1, 65535, 69),
@@ -226,6 +260,8 @@ def _settings(fields: Fields, path: Path | None) -> Settings:
         registry=registry,
         state=_state(fields, base) or default.state,
         loaders={**LOADERS, **fields.by_arch("loaders")},
+        cache=CacheSettings(_section(fields, "cache", ("size",)).size("size", 0, 1 << 50, default.cache.size)),
+        pixiecore_files=base / files if (files := _section(fields, "pixiecore", ("files",)).text("files")) else None,
         log=LogSettings(
             level=log.choice("level", ("debug", "info", "warning", "error"), "info"),
             format=log.choice("format", ("text", "json"), "text"),
@@ -258,7 +294,13 @@ def _foreign_assets(registry: str) -> Path | None:
 
 def _registry(fields: Fields, base: Path) -> str | None:
     text = fields.text("registry")
-    return text if text is None or "://" in text else str(base / text)
+    if text is None or "://" not in text:
+        return text and str(base / text)
+    if not _API_URL.fullmatch(text):
+        mend = "Write a directory, or pixiecore+http://HOST/PREFIX."
+        fields.fault(fields.nodes["registry"], f"registry is {text!r}, which is no registry that pixieboot has", mend)
+        return None
+    return text
 
 
 def _state(fields: Fields, base: Path) -> str | None:
@@ -408,7 +450,50 @@ class _Overrides:
             settings = replace(settings, http=replace(settings.http, port=port))
         if state := given.get("state"):
             settings = replace(settings, state=self._parsed("state", state, "state", _state) or settings.state)
-        return replace(settings, networks=self._networks(settings.networks))
+        boot, files = self._boot()
+        return replace(settings, networks=self._networks(settings.networks), boot=boot, boot_files=files)
+
+    def _boot(self) -> tuple[Profile | None, frozenset[str]]:
+        """What --kernel and its fellows have every machine boot, and the files of this host among it."""
+        given = self._given
+        if not given.get("kernel"):
+            for option in ("initrds", "cmdline", "message"):
+                if given.get(option):
+                    self._fault(option, "it is not said with which kernel", "Add --kernel FILE or URL.")
+            return None, frozenset()
+        files: set[str] = set()
+        kernel = self._file("kernel", given["kernel"], files)
+        initrds = tuple(self._file("initrds", text, files) for text in given.get("initrds", ()))
+        cmdline = _ID.sub(lambda match: f'{{{{ asset("{self._file("cmdline", match[1], files)}") }}}}', given.get("cmdline") or "")
+        for option, text in (("cmdline", cmdline), ("message", given.get("message") or "")):
+            if fault := sandbox.syntax_fault(text):
+                self._fault(option, fault[1], "Correct the expression between {{ and }}.")
+        title = last_part(kernel)
+        profile = Profile(
+            "command-line", title, kernel, initrds, tuple(_WORD.findall(cmdline)), message=given.get("message") or "",
+            cache="fresh", where="--kernel",
+        )  # fmt: skip
+        return profile, frozenset(files)
+
+    def _file(self, option: str, text: str, files: set[str]) -> str:
+        """The address of a file that is named by URL or path; what is of this host is noted in files."""
+        if text.startswith(("http://", "https://")):
+            return text
+        if "://" in text:
+            self._fault(option, f"{text} is neither a file nor an http or https address", "Name one of these.")
+            return text
+        path = Path(text).resolve()
+        try:
+            if not path.is_file():
+                self._fault(option, f"{text} is no file", "Name a file of this host, or a URL.")
+            else:
+                path.open("rb").close()
+        except OSError as error:
+            mend = "The user pixieboot must be able to read it: put it below /var/lib/pixieboot, or mend its rights."
+            self._fault(option, f"{text} cannot be read ({error.strerror})", mend)
+        url = f"file://{quote(str(path))}"
+        files.add(url)
+        return url
 
     def _parsed(self, option: str, text: str, key: str, read: Any) -> Any:
         """An option's text through the reader of the same key of the file."""

@@ -245,6 +245,8 @@ class Profile:
     once_timeout: float = 0.0  # seconds in which an installation (boot: once) must report done; 0: for ever
     on_timeout: str = "again"  # again | hold | local
     loader: Mapping[str, str] = EMPTY  # arch name or "*" -> NBP
+    cache: str = ""  # its URLs are served from here: "once" fetched, they stay; "fresh", the server is asked if they changed
+    sha256: Mapping[str, str] = EMPTY  # URL, or the last part of its path -> checksum in hex
     where: str = ""  # FILE:LINE
 
 
@@ -374,6 +376,7 @@ class Site:
     loaders: Mapping[Arch, str]  # NBP below tftp.root by architecture
     unknown: str = "menu"  # menu | ignore | local | name of a profile
     answer: str = "all"  # all | known
+    link_key: bytes = field(default=b"", repr=False)  # signs the paths of other servers' files (remote.py)
 
 
 @dataclass(frozen=True, slots=True)

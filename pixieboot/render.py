@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from jinja2 import UndefinedError
 
+from pixieboot import remote
 from pixieboot.inventory import HOLD, Inventory
 from pixieboot.model import (
     Arch,
@@ -378,9 +379,10 @@ class _Page:
         return "".join(f"&{quote(name, safe='')}={quote(value, safe='')}" for name, value in sorted(labels.items()) if value)
 
     def asset(self, path: str) -> str:
-        """The address of a file below assets; a URL stays what it is."""
+        """The address of a file below assets; a URL stays what it is, unless its profile has this host fetch it."""
         if _URL.match(path):
-            return path
+            fetched = remote.named_by(self._profile, path) if self._profile else None
+            return f"{self._site.http_url}{remote.path_of(self._site.link_key, fetched)}" if fetched else path
         return f"{self._site.http_url}/assets/{quote(path.lstrip('/'), safe=_SAFE_IN_PATH)}"
 
     # Rendering.
@@ -422,7 +424,7 @@ class _Page:
         urls = [self.link(text, profile, "initrd") for text in (profile.initrd if variant.initrd is None else variant.initrd)]
         args = self._args(profile.args if variant.args is None else variant.args, profile)
         message = self.message(profile)
-        own = any(arg.startswith("initrd=") for arg in args) or urlsplit(kernel).path.rpartition("/")[2] == "wimboot"
+        own = any(arg.startswith("initrd=") for arg in args) or remote.last_part(kernel) == "wimboot"
         return Image(kernel, tuple(_named(urls)), tuple(args), message, own)
 
     def _args(self, texts: Iterable[str], profile: Profile) -> list[str]:
@@ -505,7 +507,7 @@ def _machine_names(machine: Machine | None) -> dict[str, Any]:
 
 def _named(urls: list[str]) -> Iterable[Initrd]:
     """Names that a kernel or wimboot can find: the files' own where they are fit and differ, else initrd0, initrd1 …"""
-    names = [urlsplit(url).path.rpartition("/")[2] for url in urls]
+    names = [remote.last_part(url) for url in urls]
     for number, (url, name) in enumerate(zip(urls, names, strict=True)):
         fit = _IMAGE_NAME.fullmatch(name) and names.count(name) == 1
         yield Initrd(name if fit else f"initrd{number}", url)

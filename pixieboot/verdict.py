@@ -18,6 +18,7 @@ LOADER_PATIENCE = 60.0  # STP after its driver drops the link: 30 to 50 s
 SCRIPT_PATIENCE = 30.0  # iPXE of 2019 fetches its script up to 17 s after its lease
 FILE_PATIENCE = 60.0  # a kernel of 60 MiB by 10 Mbit/s; nothing is heard of it before it is through
 TRANSFER_PATIENCE = 30.0
+FETCH_PATIENCE = 600.0  # a gigabyte from a slow server: news of it comes at each tenth
 OS_PATIENCE = 120.0
 DONE_PATIENCE = 3600.0
 LOCAL_RETURN = 90.0  # back on the wire this soon after it was sent to its disk: the disk did not start
@@ -311,6 +312,29 @@ def _file_aborted(f: Facts) -> Verdict | None:
         "A machine with too little memory for the initrd closes here, and so does one that lost its link or was switched off. "
         "Compare the size with its RAM, then try another cable or port, or snponly instead of iPXE's own driver.",
     )
+
+
+def _upstream_failed(f: Facts) -> Verdict | None:
+    """What this host was to fetch from another server did not come."""
+    bad = [e for e in f.failed(f.files) if e.detail.get("url")]
+    if not bad:
+        return None
+    why = str(bad[-1].detail.get("why"))
+    mend = f"From this host, `curl -I {bad[-1].detail['url']}` should answer 200; then start the machine again."
+    if "sha256" in why:
+        mend = "If the file was replaced on purpose, correct `sha256` in the profile. If not, do not trust that server."
+    return Verdict("upstream-failed", "failed", f"{base(path_of(bad[-1]))} could not be fetched for it: {why}.", mend)
+
+
+def _fetching(f: Facts) -> Verdict | None:
+    """This host is still fetching what the machine waits for."""
+    latest = {e.detail.get("url"): e for e in f.boot.all("fetch")}
+    going = [e for e in latest.values() if e.kind in ("asked", "started", "progress")]
+    if not going or f.quiet(going[-1], FETCH_PATIENCE):
+        return None
+    percent = going[-1].detail.get("percent")
+    far = f", {percent} % are here" if percent else ""
+    return Verdict("fetching", "going", f"It waits for {going[-1].detail.get('url')}, which this host is fetching{far}.")
 
 
 def _file_stalled(f: Facts) -> Verdict | None:
@@ -923,7 +947,7 @@ def _going(f: Facts) -> Verdict | None:
 RULES: tuple[Rule, ...] = (
     _secrets_refused, _installed, _document_failed, _document_missing, _overdue, _never_done, _reinstalls,
     _document_not_fetched, _booted,
-    _file_missing, _file_error, _file_aborted, _file_stalled, _files_incomplete, _handed_over,
+    _upstream_failed, _fetching, _file_missing, _file_error, _file_aborted, _file_stalled, _files_incomplete, _handed_over,
     _local_failed, _local, _script_error, _script_unknown, _menu, _chained, _script_without_files,
     _pi, _wrong_arch, _second_stage_missing, _modules_missing, _config_missing, _grub_lost, _loader_loop, _ipxe_without_script,
     _secure_boot, _ipxe_lost_link, _http_boot_refused, _nbp_no_ipxe,

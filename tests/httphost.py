@@ -20,6 +20,7 @@ from pixieboot.model import Event, Network
 from pixieboot.registry import Registry
 from pixieboot.registry.sqlite import StateStore
 from pixieboot.serve import parsers
+from pixieboot.serve.bootapi import BootApi
 from pixieboot.serve.context import Context
 from pixieboot.serve.httpd import HttpService
 from pixieboot.serve.links import IFF_BROADCAST, IFF_UP, Link, Sites
@@ -135,6 +136,7 @@ def serving(
     protocol: type[asyncio.Protocol] | None = None,
     registry: Mapping[str, str] | None = None,
     rest: Any = None,
+    source: str = "",
     **settings: Any,
 ) -> Iterator[Host]:
     """An HTTP service with this registry (file name -> text), assets and tftp below directory.  protocol None: its choice."""
@@ -143,19 +145,23 @@ def serving(
     for name, text in (registry or {}).items():
         (directory / "registry" / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / "registry" / name).write_text(text)
-    described = Registry(str(directory / "registry"))
+    described = Registry(source or str(directory / "registry"), boot=settings.get("boot"))
     described.load()
     settings.setdefault("networks", (Network(interface="eth7"),))
+    settings.setdefault("state", f"sqlite:{directory}/state.db")
     wanted = Settings(
         http=HttpSettings(port=0, base_url="http://192.0.2.1:8080"),
         tftp=TftpSettings(root=directory / "tftp"),
         assets=directory / "assets",
+        registry=described.source,
         **settings,
     )
     store = StateStore.open(directory / "state.db")
     journal = Journal(io.StringIO())
     sites = Sites(wanted, lambda: [ETH7])
     context = Context(wanted, described, store, Leases(()), journal, sites)
+    if described.machines is not None:
+        context.boot_api = BootApi(context, described.machines)
     host = Host(context, HttpService(context, rest))
     journal.listen(host.events.append)
     host.service.bind()

@@ -24,6 +24,17 @@ def test_the_token_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
         access.make_token(Settings(state=f"sqlite:{tmp_path}/none/state.db"))
 
 
+def test_the_key_of_links_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
+    settings = Settings(state=f"sqlite:{tmp_path}/state.db")
+    key = access.make_link_key(settings)
+    assert len(key) == 32 and access.make_link_key(settings) == key
+    assert (tmp_path / "links.key").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "links.key").write_bytes(b"cut off")
+    assert access.make_link_key(settings) not in (key, b"cut off")
+    with pytest.raises(OperatorError, match="cannot be written"):
+        access.make_link_key(Settings(state=f"sqlite:{tmp_path}/none/state.db"))
+
+
 def test_where_the_socket_is(tmp_path: Path) -> None:
     assert access.socket_path(Settings()) == Path("/run/pixieboot/api.sock")
     assert access.socket_path(Settings(state=f"sqlite:{tmp_path}/state.db")) == tmp_path / "api.sock"

@@ -11,7 +11,7 @@ import pytest
 from pixieboot import config
 from pixieboot.config import HttpSettings, LogSettings, Settings, TftpSettings, check, load
 from pixieboot.errors import Faults
-from pixieboot.model import Arch, Network, Pool
+from pixieboot.model import Arch, Network, Pool, Profile
 
 POOL = Pool(0xC0A84D64, 0xC0A84DC7)  # 192.168.77.100-192.168.77.199
 
@@ -75,6 +75,7 @@ def test_every_key(tmp_path: Path) -> None:
         registry: registry
         state: sqlite:state.db
         loaders: {x64-efi: snponly.efi, 10: arm32.efi}
+        cache: {size: 2GiB}
         log: {level: debug, format: json}
         """,
     )
@@ -106,6 +107,7 @@ def test_every_key(tmp_path: Path) -> None:
     assert settings.registry == str(tmp_path / "registry")
     assert settings.state == f"sqlite:{tmp_path}/state.db"
     assert settings.loaders[Arch.X64_EFI] == "snponly.efi" and settings.loaders[Arch.ARM32_EFI] == "arm32.efi"
+    assert settings.cache.size == 2 << 30
     assert settings.log == LogSettings("debug", "json")
     assert settings.path == path
 
@@ -195,12 +197,68 @@ WRONG_OPTIONS = {
         {"interfaces": ("eth0 up",)},
         "--interface (PIXIEBOOT_INTERFACE): 'eth0 up' is no name of an interface. Write a name that `ip link` shows, such as eth0.",
     ),
+    "a command line without a kernel": (
+        {"cmdline": "quiet"},
+        "--cmdline (PIXIEBOOT_CMDLINE): it is not said with which kernel. Add --kernel FILE or URL.",
+    ),
+    "a kernel that is not there": (
+        {"kernel": "/nowhere/vmlinuz"},
+        "--kernel (PIXIEBOOT_KERNEL): /nowhere/vmlinuz is no file. Name a file of this host, or a URL.",
+    ),
+    "a kernel by another protocol": (
+        {"kernel": "tftp://h/vmlinuz"},
+        "--kernel (PIXIEBOOT_KERNEL): tftp://h/vmlinuz is neither a file nor an http or https address. Name one of these.",
+    ),
+    "an initrd that is a directory": (
+        {"kernel": "http://h/k", "initrds": ("/etc",)},
+        "--initrd (PIXIEBOOT_INITRD): /etc is no file. Name a file of this host, or a URL.",
+    ),
+    "an expression that is none": (
+        {"kernel": "http://h/k", "cmdline": "a={{ url( }}"},
+        "--cmdline (PIXIEBOOT_CMDLINE): unexpected '}', expected ')'. Correct the expression between {{ and }}.",
+    ),
     "a store that there is not": (
         {"state": "postgresql://db/pixieboot"},
         "--state (PIXIEBOOT_STATE): state is 'postgresql://db/pixieboot', which is no store that pixieboot has. "
         "Write sqlite: and a path, such as sqlite:/var/lib/pixieboot/state.db.",
     ),
 }
+
+
+def test_what_every_machine_boots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("vmlinuz", "my initrd", "cfg"):
+        (tmp_path / name).write_text("x")
+    given = {
+        "kernel": "vmlinuz",
+        "initrds": ("my initrd", "https://h/i"),
+        "cmdline": 'a="b c" done={{ url(\'done\') }} cfg={{ ID "./cfg" }}',
+        "message": "Hello",
+    }
+    settings = load(None, given)
+    kernel, initrd, extra = (f"file://{tmp_path}/{name}" for name in ("vmlinuz", "my%20initrd", "cfg"))
+    assert settings.boot == Profile(
+        "command-line",
+        "vmlinuz",
+        kernel,
+        (initrd, "https://h/i"),
+        ('a="b c"', "done={{ url('done') }}", f'cfg={{{{ asset("{extra}") }}}}'),
+        message="Hello",
+        cache="fresh",
+        where="--kernel",
+    )
+    assert settings.file_of(initrd) == (Path("/"), f"{tmp_path}/my initrd") and settings.file_of(extra)
+    assert settings.file_of("file:///etc/passwd") is None
+
+
+def test_a_registry_that_is_asked(tmp_path: Path) -> None:
+    settings = load(written(tmp_path, "registry: pixiecore+https://h:8443/api\npixiecore: {files: images}\n"), {})
+    assert (settings.registry, settings.unknown) == ("pixiecore+https://h:8443/api", "ignore")
+    assert settings.file_of(f"file://{tmp_path}/images/a/k%201") == (tmp_path / "images", "a/k 1")
+    assert settings.file_of(f"file://{tmp_path}/other") is None
+    assert load(written(tmp_path, "registry: pixiecore+http://h\nunknown: menu\n"), {}).unknown == "menu"
+    (fault,) = faults_of(written(tmp_path, "registry: http://h/api\n"))
+    assert "registry is 'http://h/api', which is no registry that pixieboot has. Write a directory, or pixiecore+http" in fault
 
 
 @pytest.mark.parametrize("overrides, message", WRONG_OPTIONS.values(), ids=WRONG_OPTIONS)
@@ -211,8 +269,8 @@ def test_wrong_options(overrides: dict[str, Any], message: str) -> None:
 WRONG_SETTINGS = {  # one line or two of a file, what is said of it (without the file's name)
     "no mapping": ("- a\n", "1: the settings is a list, not a mapping. Write its keys indented below it: "),
     "an unknown key": ("netwroks: []\n", "1: unknown key 'netwroks' in the settings. Did you mean 'networks'?"),
-    "a key like no other": ("zzz: 1\n", "1: unknown key 'zzz' in the settings. Known keys: answer, api, assets, http, key_ring, loaders, log, "
-                            "networks, registry, state, tftp, unknown."),
+    "a key like no other": ("zzz: 1\n", "1: unknown key 'zzz' in the settings. Known keys: answer, api, assets, cache, http, key_ring, "
+                            "loaders, log, networks, pixiecore, registry, state, tftp, unknown."),
     "an unknown key in a section": ("tftp:\n  rot: x\n", "2: unknown key 'rot' in tftp. Did you mean 'root'?"),
     "a section that is none": ("http: 80\n", "1: http is '80', not a mapping. Write its keys indented below it: base_url, port."),
     "networks that are no list": ("networks: {interface: eth0}\n", "1: networks is a mapping, not a list. "

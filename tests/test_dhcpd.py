@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,10 +20,12 @@ from pixieboot.model import Event, LeaseState, Mac, Network, Pool
 from pixieboot.registry import Registry
 from pixieboot.registry.sqlite import StateStore, StoreError
 from pixieboot.serve import neighbours
+from pixieboot.serve.bootapi import BootApi
 from pixieboot.serve.context import Context
 from pixieboot.serve.dhcpd import DhcpService
 from pixieboot.serve.links import Link, Sites, read_links
 from pixieboot.serve.udp import UdpPort, others
+from tests import upstreamhost
 from tests.netns import Host, Switch
 from tests.netns import Network as Cables
 from tests.wire.client import ACK, DISCOVER, OFFER, PXE, REQUEST, UEFI, Answer, Client, mac
@@ -72,12 +75,14 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(host: Host, directory: Path, *networks: Network, machines: str = "", **changes: Any) -> AsyncIterator[Served]:
+async def serving(
+    host: Host, directory: Path, *networks: Network, machines: str = "", source: str = "", **changes: Any
+) -> AsyncIterator[Served]:
     registry_path = directory / "registry"
     registry_path.mkdir(exist_ok=True)
     (registry_path / "machines.yaml").write_text(machines)
-    settings = replace(config.load(None, {}), networks=networks, registry=str(registry_path), **changes)
-    registry = Registry(settings.registry)
+    settings = replace(config.load(None, {}), networks=networks, registry=source or str(registry_path), **changes)
+    registry = Registry(source or settings.registry)
     registry.load()
     store = StateStore.open(directory / "state.db")
 
@@ -88,6 +93,8 @@ async def serving(host: Host, directory: Path, *networks: Network, machines: str
     with host.entered():
         sites = Sites(settings, links)
         context = Context(settings, registry, store, Leases(store.leases()), Journal(io.StringIO()), sites)
+        if registry.machines is not None:
+            context.boot_api = BootApi(context, registry.machines)
         service = DhcpService(context)
         service.bind()
         sites.start()
@@ -555,3 +562,34 @@ def test_in_a_flood_whoever_has_a_lease_or_a_description_is_served(host: Host, c
             assert len(taken) <= 51 + 1, "no more than half of the pool goes to who asks but once"
 
     asyncio.run(work())
+
+
+def test_a_machine_is_answered_once_an_api_said_what_it_boots_and_others_meanwhile(
+    host: Host, client: Client, tmp_path: Path
+) -> None:
+    """The first DISCOVER gets its answer: firmware beside a router does not ask twice."""
+    go = threading.Event()
+    known, unknown = f"/v1/boot/{Mac.of(WHO)}", f"/v1/boot/{Mac.of(mac(0x78))}"
+
+    def thinking(exchange: upstreamhost.Exchange) -> None:
+        go.wait(5)
+        body = b'{"kernel": "/k"}'
+        exchange.head(200, Content_Length=len(body))
+        exchange.wfile.write(body)
+
+    async def work(api: upstreamhost.Origin) -> None:
+        async with serving(host, tmp_path, PROXY, source=f"pixiecore+{api.url('')}", unknown="ignore") as served:
+            client.send(client.message(DISCOVER, WHO, UEFI))
+            await served.until(lambda: api.asked)
+            # The loop is free: another one is asked about, and left alone.
+            assert await served.ask(client, DISCOVER, UEFI, mac(0x78), wait=0.3) == []
+            go.set()
+            await served.until(lambda: served.told("offered"))
+            assert served.told("offered")[0].mac == Mac.of(WHO)
+            assert {path for path, _ in api.asked} == {known, unknown}
+            api.acts[known] = lambda exchange: exchange.head(500, Content_Length=0)
+            assert [answer.message.type for answer in await served.ask(client, DISCOVER, UEFI)] == [OFFER]
+
+    with upstreamhost.serving() as api:
+        api.acts[known] = thinking
+        asyncio.run(work(api))

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "pixieboot"
 LAYERS = (
     {"errors"},
     {"model"},
-    {"inventory"},
+    {"inventory", "remote"},
     {"wire"},
     {"policy"},
     {"sandbox"},

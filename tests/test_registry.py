@@ -8,8 +8,10 @@ import pytest
 
 from pixieboot import registry
 from pixieboot.errors import Faults
-from pixieboot.model import Mac
+from pixieboot.model import Client, Mac, Profile
 from pixieboot.registry import Registry
+from pixieboot.registry.pixiecore import Spec
+from tests.test_render import SITE
 
 GOOD = "web1: {mac: 52:54:00:12:34:56}\n"
 
@@ -93,3 +95,22 @@ def test_ten_thousand_machines(tmp_path: Path) -> None:
     print(f"10,000 machines: load {loaded:.2f} s, edit {edited:.2f} s of CPU")
     assert len(store.current.machines) == 10_000
     assert loaded < 4 and edited < 1  # twice the goal: a regression shows, a busy machine does not
+
+
+def test_one_profile_for_everybody(tmp_path: Path) -> None:
+    (tmp_path / "machines.yaml").write_text("this is not read: [")
+    store = Registry(str(tmp_path), boot=Profile("p", kernel="http://h/k"))
+    store.load()
+    assignment = store.current.assign(Client(Mac("52:54:00:12:34:56")), SITE)
+    assert assignment.known and assignment.profile == Profile("p", kernel="http://h/k") and not store.changed()
+
+
+def test_what_an_api_says_is_in_force_at_once() -> None:
+    store = Registry("pixiecore+http://h")
+    store.load()
+    mac, version = Mac("52:54:00:12:34:56"), store.current.version
+    assert store.learn(mac, Spec("http://h/k")) and store.current.version > version and not store.changed()
+    assert set(store.current.machines) == {mac}
+    assert not store.learn(mac, Spec("http://h/k"))
+    assert store.reload() is None and set(store.current.machines) == {mac}
+    assert store.learn(mac, None) and not store.current.machines

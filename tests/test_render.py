@@ -37,6 +37,7 @@ from pixieboot.model import (
     Step,
     Variant,
 )
+from pixieboot.remote import Remote, path_of
 from pixieboot.sandbox import RenderError
 
 MAC = Mac("52:54:00:12:34:56")
@@ -135,6 +136,20 @@ def test_names_of_initrds(profile: dict[str, Any], names: list[str], args: str) 
 
 def test_what_has_spaces_is_quoted_in_a_url() -> None:
     assert "/assets/my%20files/k%24%7Bx%7D " in boot(Profile("p", kernel="my files/k${x}", args=("x",)))
+
+
+def test_files_that_this_host_fetches_have_an_address_here() -> None:
+    urls = ("https://mirror.example/linux", "http://mirror.example/initrd.gz", "https://mirror.example/root.squashfs")
+    profile = Profile("p", kernel=urls[0], initrd=(urls[1], "own.gz"), args=(f"root={{{{ asset('{urls[2]}') }}}}",), cache="once")
+    script = boot(profile)
+    for url, name in zip(urls, ("linux", "initrd.gz", "root.squashfs"), strict=True):
+        link = f"{SITE.http_url}{path_of(SITE.link_key, Remote(url, once=True))}"
+        assert link in script and link.endswith(f"/{name}")
+    assert "mirror.example" not in script and f"{SITE.http_url}/assets/own.gz" in script
+    assert "initrd --name initrd.gz " in script
+    assert "(http,192.168.77.1:8080)/remote/" in boot(profile, renderer=render.grub)
+    with pytest.raises(RenderError):
+        boot(replace(profile, kernel="http://[", cache=""), renderer=render.grub)
 
 
 def test_a_script_of_the_operator() -> None:

@@ -98,6 +98,17 @@ def test_a_group_with_every_key(tmp_path: Path) -> None:
     assert inventory.groups["default"].match == {}
 
 
+def test_a_profile_whose_files_this_host_fetches(tmp_path: Path) -> None:
+    text = "p:\n  kernel: https://h/vmlinuz\n  initrd: [local.gz, 'http://h:8000/i?x=1']\n  cache: true\n"
+    loaded = YamlDirectory(
+        tree(tmp_path, {"profiles.yaml": text + f"  sha256: {{vmlinuz: {'AB' * 32}, 'http://h:8000/i?x=1': {'cd' * 32}}}\n"})
+    ).load(1)
+    profile = loaded.profiles["p"]
+    assert profile.cache == "once" and profile.sha256 == {"vmlinuz": "ab" * 32, "http://h:8000/i?x=1": "cd" * 32}
+    loose = "p: {kernel: 'http://h/{{ vars.k }}', cache: true, sha256: {k: " + "0" * 64 + "}}\n"
+    assert YamlDirectory(tree(tmp_path, {"profiles.yaml": loose})).load(1).profiles["p"].cache == "once"
+
+
 def test_a_profile_with_every_key(tmp_path: Path) -> None:
     files = {
         "profiles/flatcar.yaml": """
@@ -210,6 +221,27 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "an expression that is none": (
         {"profiles.yaml": "p:\n  kernel: k\n  args:\n    - a\n    - b={{ vars. }}\n"},
         "$/profiles.yaml:5: args: expected name or number. Correct the expression between {{ and }}.",
+    ),
+    "a checksum that is none": (
+        {"profiles.yaml": "p:\n  kernel: http://h/k\n  cache: true\n  sha256:\n    k: 12ab\n"},
+        "$/profiles.yaml:5: the checksum of k is no SHA-256. Write the 64 digits that `sha256sum` prints.",
+    ),
+    "a checksum of another file": (
+        {"profiles.yaml": f"p:\n  kernel: http://h/vmlinuz\n  cache: true\n  sha256:\n    vmlinux: {'a' * 64}\n"},
+        "$/profiles.yaml:5: sha256 names 'vmlinux', which is no file that profile p fetches. Did you mean 'vmlinuz'?",
+    ),
+    "a checksum that nobody looks at": (
+        {"profiles.yaml": f"p:\n  kernel: http://h/k\n  sha256:\n    k: {'a' * 64}\n"},
+        "$/profiles.yaml:4: sha256 is there without cache, and only what this host fetches is looked at. Add `cache: true`.",
+    ),
+    "nothing to fetch": (
+        {"profiles.yaml": "p:\n  kernel: k\n  cache: true\n"},
+        "$/profiles.yaml:3: profile p names no URL to fetch. Take `cache` out: files below assets are here already.",
+    ),
+    "what cannot be fetched": (
+        {"profiles.yaml": "p:\n  kernel: tftp://h/k\n  cache: true\n"},
+        "$/profiles.yaml:3: tftp://h/k cannot be fetched by this host. "
+        "Write http:// or https:// without a user, or put the file below assets.",
     ),
     "a document twice": (
         {"profiles.yaml": "p: {kernel: k, cloud: a, files: {cloud: a}}\n", "templates/a": ""},

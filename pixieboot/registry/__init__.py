@@ -10,17 +10,20 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
 
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.inventory import Inventory
-from pixieboot.model import Machine
+from pixieboot.model import Group, Mac, Machine, Profile
 from pixieboot.registry.foreign import Foreign
 from pixieboot.registry.kinds import is_bootcfg, is_matchbox
 from pixieboot.registry.strictyaml import parse
 from pixieboot.registry.yamldir import Stamp, YamlDirectory
+
+if TYPE_CHECKING:
+    from pixieboot.registry.pixiecore import PixiecoreMachines, Spec
 
 DEFAULT = "/etc/pixieboot"
 
@@ -36,23 +39,48 @@ class Store(Protocol):
     def load(self, version: int) -> Inventory: ...
 
 
+class _Everybody:
+    """A registry of one profile, for every machine."""
+
+    foreign = None
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile, self.notes = profile, list[OperatorError]()
+
+    def signature(self) -> dict[str, Stamp]:
+        return {}
+
+    def load(self, version: int) -> Inventory:
+        everybody = Group("everybody", profile=self._profile.name, where=self._profile.where)
+        return Inventory.build([], [everybody], [self._profile], {}, version)
+
+
 class Registry:
     """Where machines, groups, profiles and templates come from.  current is safe to read at any time from any thread.
 
     foreign answers the paths of the program whose directory this is, None for our own; notes is what will not be served.
     """
 
-    def __init__(self, source: str, adopted: Path | None = None) -> None:
-        """source: a directory.  The default one need not exist: nothing is described yet.
+    def __init__(self, source: str, adopted: Path | None = None, boot: Profile | None = None) -> None:
+        """source: a directory, or pixiecore+URL.  The default directory need not exist: nothing is described yet.
 
         adopted: where the API keeps the machines that it describes, a file each; it is made when it is needed.
+        boot: what every machine boots, whatever the source says.
         """
+        self.machines: PixiecoreMachines | None = None  # those that a foreign API was asked about
         self.source, self.adopted = source, adopted
         self.current = Inventory.build()
         self.foreign: Foreign | None = None
         self.notes: tuple[OperatorError, ...] = ()
         self._kind: Callable[[Path], Store] = self._own
-        self._store: Store = self._own(Path(source))
+        self._fixed: Store | None = None
+        if boot:
+            self._fixed = _Everybody(boot)
+        elif "://" in source:
+            from pixieboot.registry import pixiecore
+
+            self._fixed = self.machines = pixiecore.PixiecoreMachines()
+        self._store: Store = self._fixed or self._own(Path(source))
         self._seen: dict[str, Stamp] = {}
         self._lock = Lock()  # the files are followed in one thread, the API writes in another
 
@@ -121,11 +149,22 @@ class Registry:
             return faults
         return None
 
+    def learn(self, mac: Mac, spec: "Spec | None") -> bool:
+        """Put in force what an API says of a machine; None: nothing.  False if that was known."""
+        assert self.machines is not None
+        with self._lock:
+            if not self.machines.learn(mac, spec):
+                return False
+            self.current = self.machines.load(self.current.version + 1)
+        return True
+
     def changed(self) -> bool:
         """Has any file changed since the last load?  Looks at sizes and times only."""
         return self._store.signature() != self._seen
 
     def _fitting_store(self) -> Store:
+        if self._fixed:
+            return self._fixed
         root = Path(self.source)
         kind: Callable[[Path], Store] = self._own
         try:

@@ -15,6 +15,9 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import quote_plus
 
+Functions = Mapping[str, Callable[..., Any]]
+
+_NONE: Functions = {}
 DEEPEST = 100  # levels of blocks or parentheses
 
 
@@ -146,7 +149,8 @@ class _Block:
 
 
 class _Parser:
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, functions: Functions) -> None:
+        self._functions = functions
         self._pieces = list(_pieces(source))
         self._at = 0
         self._last = source.count("\n") + 1
@@ -181,11 +185,11 @@ class _Parser:
             elif word in ("define", "template", "block"):
                 raise TemplateFault(piece.line, f"{{{{{word}}}}} is not supported")
             else:
-                blocks.append(_Block("", _Reader(piece.tokens, piece.line).pipeline(), line=piece.line))
+                blocks.append(_Block("", _Reader(piece.tokens, piece.line, self._functions).pipeline(), line=piece.line))
         return blocks, None
 
     def _block(self, kind: str, tokens: tuple[_Token, ...], line: int, depth: int, looping: bool) -> _Block:
-        block = _Block(kind, _Reader(tokens, line).pipeline(ranging=kind == "range"), line=line)
+        block = _Block(kind, _Reader(tokens, line, self._functions).pipeline(ranging=kind == "range"), line=line)
         block.body, end = self._list(depth + 1, looping)
         if end and end.tokens[0].text == "else":
             rest = end.tokens[1:]
@@ -203,8 +207,8 @@ class _Parser:
 class _Reader:
     """The tokens of one action -> a pipeline."""
 
-    def __init__(self, tokens: Sequence[_Token], line: int) -> None:
-        self._tokens, self._at, self._line = tokens, 0, line
+    def __init__(self, tokens: Sequence[_Token], line: int, functions: Functions) -> None:
+        self._tokens, self._at, self._line, self._functions = tokens, 0, line, functions
 
     def _peek(self, ahead: int = 0) -> _Token | None:
         at = self._at + ahead
@@ -273,7 +277,7 @@ class _Reader:
             case "word" if token.text == "nil":
                 value = NO_VALUE
             case "word":
-                if token.text not in _FUNCTIONS and token.text not in ("and", "or"):
+                if token.text not in self._functions and token.text not in _FUNCTIONS and token.text not in ("and", "or"):
                     raise TemplateFault(token.line, f"function {token.text!r} not defined")
                 kind, value = "function", token.text
             case "sign" if token.text == "(":
@@ -321,9 +325,10 @@ class _Continue(Exception):
 class GoTemplate:
     """A compiled template."""
 
-    def __init__(self, source: str) -> None:
-        """Raises TemplateFault."""
-        self._blocks = _Parser(source).parse()
+    def __init__(self, source: str, functions: Functions = _NONE) -> None:
+        """functions: more than Go's own.  Raises TemplateFault."""
+        self._functions = functions
+        self._blocks = _Parser(source, functions).parse()
 
     def render(self, data: Mapping[str, Any]) -> str:
         """Raises TemplateFault for a missing key or anything else that Go refuses."""
@@ -422,7 +427,7 @@ class GoTemplate:
             return final[0] if final else value
         arguments = [self._operand(operand, dot, variables) for operand in command[1:]]
         try:
-            return _FUNCTIONS[first.value](*arguments, *final)
+            return (self._functions.get(first.value) or _FUNCTIONS[first.value])(*arguments, *final)
         except TypeError:
             raise TemplateFault(first.line, f"wrong number of args for {first.value}") from None
         except ValueError as error:
@@ -569,6 +574,18 @@ def _sprint(*values: Any) -> str:
     return out
 
 
+_ESCAPES = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\\": "\\\\", '"': '\\"'}
+
+
+def quoted(text: str) -> str:
+    """As strconv.Quote writes it."""
+    return '"' + "".join(_ESCAPES.get(one) or (one if one.isprintable() else _escaped(ord(one))) for one in text) + '"'
+
+
+def _escaped(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 _VERB = re.compile(r"%(?P<flags>[-+# 0]*)(?P<width>[0-9]*)(?:\.(?P<precision>[0-9]*))?(?P<verb>.)", re.DOTALL)
 
 
@@ -607,7 +624,7 @@ def _formatted(value: Any, verb: str, flags: str, precision: str | None) -> str:
         case "s" if isinstance(value, (list, Mapping)):
             return printed(value)
         case "q" if isinstance(value, str):
-            return json.dumps(value, ensure_ascii=False)
+            return quoted(value)
         case "d" if isinstance(value, int) and number:
             return f"{sign}{value}"
         case "x" if isinstance(value, str):

@@ -15,7 +15,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pixieboot import render, sandbox
+from pixieboot import remote, render, sandbox
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.inventory import LOCAL, MENU, Inventory
 from pixieboot.model import EMPTY, Arch, Group, Mac, Machine, Profile, Variant, parse_uuid, swap_uuid
@@ -35,7 +35,7 @@ MACHINE_KEYS = frozenset({
 GROUP_KEYS = frozenset({"match", "profile", "vars", "options", "loader"})
 PROFILE_KEYS = frozenset({
     "title", "kernel", "initrd", "args", "arch", "ignition", "cloud", "generic", "files", "message", "script", "chain", "local",
-    "loader", "once_timeout", "on_timeout",
+    "loader", "once_timeout", "on_timeout", "cache", "sha256",
 })  # fmt: skip
 ON_TIMEOUT = ("again", "hold", "local")
 REPLY_STYLES = ("auto", "direct", "binl", "menu")
@@ -45,6 +45,8 @@ _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", re.ASCII)
 _KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
+_FETCHABLE = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:[/?]|$)", re.ASCII)
 _TOP = re.compile(r"^(?=[^\s#\-])", re.MULTILINE)  # where an entry of a block mapping may begin
 _FILE_WIDE = ("&", "*", "<<", "\n---", "\n...", "\n%")  # whoever uses one of these has the file parsed as a whole
 _UUID_TAIL = 19  # from here on a UUID reads the same in both byte orders
@@ -449,8 +451,11 @@ def _profile(name: str, node: Node, path: str, faults: list[OperatorError]) -> P
         once_timeout=fields.seconds("once_timeout", 0.0, 60),
         on_timeout=fields.choice("on_timeout", ON_TIMEOUT, "again"),
         loader=fields.loader(),
+        cache="once" if fields.flag("cache", False) else "",
+        sha256=_checksums(fields),
         where=f"{path}:{node.line}",
     )
+    _check_cache(fields, profile)
     ways = [key for key in ("kernel", "script", "chain") if fields.has(key)] + (["local"] if local else [])
     if not ways and any(variant.kernel for variant in variants.values()):
         ways = ["kernel"]
@@ -459,6 +464,45 @@ def _profile(name: str, node: Node, path: str, faults: list[OperatorError]) -> P
     if not ways and isinstance(node.value, dict) and not (fields.nodes.keys() - PROFILE_KEYS):
         fields.fault(node, f"profile {name} boots nothing", "Give it a kernel, a script, a chain, or `local: true`.")
     return profile
+
+
+def _checksums(fields: Fields) -> Mapping[str, str]:
+    """`sha256: {URL or NAME: HEX}`."""
+    found = {}
+    for name, node in fields.mapping("sha256").items():
+        if isinstance(node.value, (dict, list)) or not _SHA256.fullmatch(node.text):
+            fields.fault(node, f"the checksum of {name} is no SHA-256", "Write the 64 digits that `sha256sum` prints.")
+        else:
+            found[name] = node.text.lower()
+    return found or EMPTY
+
+
+def _check_cache(fields: Fields, profile: Profile) -> None:
+    """Is there something that this host can fetch, and does each checksum belong to a part of it?"""
+    variants = profile.arch.values()
+    files = [profile.kernel, *profile.initrd, *(v.kernel for v in variants), *(path for v in variants for path in v.initrd or ())]
+    named = [path for path in files if path]
+    remotes = [path for path in named if _URL.match(path)]
+    if profile.sha256 and not profile.cache:
+        what = "sha256 is there without cache, and only what this host fetches is looked at"
+        fields.fault(fields.nodes["sha256"], what, "Add `cache: true`.")
+    if not profile.cache or any(sandbox.has_markup(path) for path in named) or any("asset(" in arg for arg in profile.args):
+        return  # what they lead to shows when they are rendered
+    if not remotes and not profile.script:
+        fields.fault(
+            fields.nodes["cache"],
+            f"profile {profile.name} names no URL to fetch",
+            "Take `cache` out: files below assets are here already.",
+        )
+    for path in remotes:
+        if not _FETCHABLE.match(path):
+            mend = "Write http:// or https:// without a user, or put the file below assets."
+            fields.fault(fields.nodes["cache"], f"{path} cannot be fetched by this host", mend)
+    names = {remote.last_part(path) for path in remotes}
+    for name, node in fields.mapping("sha256").items():
+        if name not in names and name not in remotes:
+            what = f"sha256 names {name!r}, which is no file that profile {profile.name} fetches"
+            fields.fault(node, what, nearest(name, names, "Write the URL, or the last part of its path."))
 
 
 def _variants(fields: Fields) -> Mapping[Arch, Variant]:

@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pixieboot.errors import OperatorError
 
 RUN = Path("/run/pixieboot")
 COOKIE = "pixieboot"
+LINK_KEY = 32  # octets
 
 
 def state_directory(settings: Settings) -> Path:
@@ -60,6 +61,24 @@ def make_token(settings: Settings) -> str:
     with os.fdopen(descriptor, "w") as file:
         file.write(token + "\n")
     return token
+
+
+def make_link_key(settings: Settings) -> bytes:
+    """What signs the paths of other servers' files: made at the first start, so that they outlive a restart."""
+    path = state_directory(settings) / "links.key"
+    with suppress(OSError):
+        key = path.read_bytes()
+        if len(key) == LINK_KEY:
+            return key
+    key = secrets.token_bytes(LINK_KEY)
+    new = path.with_name("links.key.new")
+    try:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(key)
+        new.rename(path)
+    except OSError as error:
+        raise OperatorError(str(path), f"the key of links cannot be written: {error.strerror}", "Name another --state.") from None
+    return key
 
 
 def cookie_of(token: str) -> str:

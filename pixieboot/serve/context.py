@@ -1,15 +1,24 @@
 """What every service shares: one registry, one store, one journal, one view of the networks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pixieboot.config import Settings
 from pixieboot.journal import Journal
 from pixieboot.leases import Leases
-from pixieboot.model import Assignment, Client, Site
+from pixieboot.model import Assignment, Client, Mac, Site
 from pixieboot.registry import Registry
 from pixieboot.registry.sqlite import StateStore
 from pixieboot.serve.links import Sites
 from pixieboot.serve.way import Way
+
+
+class Asks(Protocol):
+    """Somebody else who says what machines boot (bootapi.py)."""
+
+    def holds(self, client: Client, then: Callable[[], None]) -> bool: ...
+    async def latest(self, mac: Mac) -> tuple[int, str] | None: ...
 
 
 @dataclass(slots=True)
@@ -22,6 +31,7 @@ class Context:
     leases: Leases
     journal: Journal
     sites: Sites
+    boot_api: Asks | None = None  # if the registry is one that is asked by HTTP
     way: Way = field(init=False)
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from pixieboot.leases import Leases
 from pixieboot.model import Event
 from pixieboot.registry import Registry
 from pixieboot.registry.sqlite import StateStore
-from pixieboot.serve import privilege
+from pixieboot.serve import access, privilege
 from pixieboot.serve.apid import ApiService
 from pixieboot.serve.context import Context
 from pixieboot.serve.dhcpd import DhcpService
@@ -50,7 +50,7 @@ def run(path: Path | None, overrides: Mapping[str, Any]) -> None:
     # Read as the user that the daemon becomes, so that a later reload finds the same files readable.
     with privilege.acting_as(user):
         settings = config.load(path, overrides)
-        registry = Registry(settings.registry, settings.adopted)
+        registry = Registry(settings.registry, settings.adopted, settings.boot)
         registry.load()
     state = Path(settings.state.removeprefix("sqlite:"))
     privilege.own_directory(state.parent, user)
@@ -58,8 +58,13 @@ def run(path: Path | None, overrides: Mapping[str, Any]) -> None:
         store = StateStore.open(state)
     try:
         journal = Journal(sys.stderr, settings.log.level, settings.log.format)
-        sites = Sites(settings)
+        with privilege.acting_as(user):
+            sites = Sites(settings, link_key=access.make_link_key(settings))
         context = Context(settings, registry, store, Leases(store.leases(), store.newest), journal, sites)
+        if registry.machines is not None:
+            from pixieboot.serve.bootapi import BootApi  # TLS, which costs ten MiB
+
+            context.boot_api = BootApi(context, registry.machines)
         with privilege.acting_as(user):
             daemon = Daemon(context, path, overrides)  # makes files beside the state
         with asyncio.Runner(loop_factory=DirectLoop) as runner:
@@ -202,7 +207,10 @@ def start_lines(context: Context) -> list[str]:
     lines += loader_lines(settings)
     lines += config.cautions(settings, inventory)
     counts = f"{len(inventory.machines)} machines, {len(inventory.groups)} groups, {len(inventory.profiles)} profiles"
-    lines.append(f"registry {settings.registry}: {counts}; unknown machines: {settings.unknown or 'menu'}")
+    if settings.boot:
+        lines.append(f"every machine boots {settings.boot.kernel}; the registry is not read")
+    else:
+        lines.append(f"registry {settings.registry}: {counts}; unknown machines: {settings.unknown or 'menu'}")
     lines += [f"web {url}/" for url in sorted({site.http_url for site in context.sites.sites})]
     return lines
 

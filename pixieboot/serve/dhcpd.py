@@ -216,6 +216,8 @@ class DhcpService:
             self._ignore(None, f"{site.interface}: not yet known whether another server leases there", arrival.now)
             return
         client = client_of(message)
+        if context.boot_api and context.boot_api.holds(client, partial(self._answer_afresh, question)):
+            return  # nobody knows yet what it boots: it is answered once that is known, and others meanwhile
         assignment = context.assign(client, site)
         self._see(client.mac, client.uuid, client, arrival.now)
         answer = respond(message, client, arrival, assignment, site, context.leases)

@@ -5,7 +5,9 @@ Bare ASGI: a boot asks for a handful of paths, and each microsecond here is paid
 """
 
 import asyncio
+import errno
 import functools
+import importlib
 import json
 import logging
 import os
@@ -16,13 +18,13 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import uvicorn
 
-from pixieboot import content, render, sandbox
+from pixieboot import content, remote, render, sandbox
 from pixieboot.errors import OperatorError
 from pixieboot.inventory import Inventory
 from pixieboot.model import (
@@ -46,7 +48,8 @@ from pixieboot.policy import next_boot
 from pixieboot.registry import butane
 from pixieboot.registry.sqlite import StoreError
 from pixieboot.serve import conditional, parsers, zerocopy
-from pixieboot.serve.context import Context
+from pixieboot.serve.access import state_directory
+from pixieboot.serve.context import Asks, Context
 from pixieboot.serve.files import File, open_below, open_boot_file, open_root
 from pixieboot.serve.rendered import NOBODY, text_at
 from pixieboot.serve.signing import Signer
@@ -158,6 +161,7 @@ class HttpService:
         self._remembered_size = 0  # bytes, about
         self._tickets = Tickets(context)
         self._signer: Signer | None = None
+        self._cache: Any = None  # fetch.Cache, once a machine asks for another server's file: TLS costs ten MiB
         self.port = context.settings.http.port
 
     def bind(self) -> None:
@@ -199,6 +203,8 @@ class HttpService:
         self._server = Server(config)
         async with asyncio.TaskGroup() as tasks:
             beside = [tasks.create_task(self._sweep()), tasks.create_task(self.context.way.run())]
+            if any(profile.cache for profile in self.context.registry.current.profiles.values()):
+                beside.append(tasks.create_task(self._fetching()))  # before the first machine asks
             try:
                 await self._server.serve(sockets=[self._socket])
             finally:
@@ -220,6 +226,8 @@ class HttpService:
 
     async def stop(self, grace: float) -> None:
         """Close idle connections, give transfers under way grace seconds, then cut them off."""
+        if self._cache:
+            self._cache.stop()
         if self._server is None:
             return
         self._server.end()
@@ -278,7 +286,7 @@ class HttpService:
 
     def at_once(self, target: bytes, peer: str, local: str) -> bytes | None:
         """The whole response to a GET of a script that needs no file and no waiting, else None."""
-        if not target.startswith((b"/ipxe?", b"/boot.ipxe")) or self.context.registry.foreign:
+        if not target.startswith((b"/ipxe?", b"/boot.ipxe")) or self.context.registry.foreign or self.context.boot_api:
             return None
         context, key = self.context, (target, peer, local)
         known = self._remembered.get(key)
@@ -356,6 +364,8 @@ class HttpService:
         if told := await self._foreign(request):
             self._record(request, told)
             return told.reply
+        if self.context.boot_api and (request.parts[:1] in _SCRIPTS or request.parts[-3:-1] == ("v1", "boot")):
+            await self._ask_api(self.context.boot_api, request)
         if told := await self._text(request):
             return self._tell(request, told)
         if request.ticket is not None:
@@ -368,6 +378,8 @@ class HttpService:
                 return self._tell(request, self._pixiecore(request, client_of(request, _mac(mac))))
             case ("assets" | "images", *parts):
                 return await self._file(request, None, functools.partial(self._open_asset, parts), send, scope)
+            case (remote.PREFIX, token, _):
+                return await self._remote(request, token, send, scope)
             case ("tftp", *parts):
                 return await self._boot_file(request, "/".join(parts), send, scope)
             case ("done",):
@@ -498,6 +510,15 @@ class HttpService:
 
         return ticket
 
+    async def _ask_api(self, api: Asks, request: Request) -> None:
+        """Have the foreign API say what this machine boots now.  Raises Refused if that is not known."""
+        if request.parts[0] in SCRIPT_LOADERS:
+            mac = client_of(request, self._peer_mac(request)).mac
+        else:
+            mac = _mac(request.parts[-1])
+        if mac != NOBODY and (failure := await api.latest(mac)):
+            raise Refused(failure[0], f"No boot data: {failure[1]}.\n")
+
     def _next(self, client: Client, site: Site) -> tuple[Assignment, Step]:
         assignment = self.context.assign(client, site)
         picked = self.context.registry.current.profiles.get(client.labels.get("profile", ""))
@@ -611,6 +632,44 @@ class HttpService:
         finally:
             os.close(root)
 
+    async def _remote(self, request: Request, token: str, send: Send, scope: Any) -> Reply | None:
+        """A file of another server, from the cache or while it arrives."""
+        self._only(request, "GET")
+        wanted = remote.of_token(self.context.sites.link_key, token)
+        request = replace(request, path=f"/{remote.PREFIX}/{wanted.name if wanted else '?'}")
+        if wanted is None:
+            return self._missing(request, None, "this host made no such link; start the machine again")
+        mac = self._peer_mac(request)
+        if wanted.url.startswith("file:"):
+            return await self._file(request, mac, functools.partial(self._open_named, wanted.url), send, scope)
+        fetch = await self._fetching()
+        if self._cache is None:
+            place = state_directory(self.context.settings) / "cache"
+            self._cache = fetch.Cache(place, lambda: self.context.settings.cache.size, self.context.journal.record)
+        try:
+            fetched = await self._cache.open(wanted, mac)
+        except fetch.Unanswered as unanswered:
+            detail = {"path": request.path, "peer": request.peer, "url": wanted.url, "why": unanswered.sentence}
+            self.context.journal.record(Event(time.time(), mac, "http", "failed", detail, "warning"))
+            return Reply(unanswered.status, f"{unanswered.sentence}.\n".encode())
+        with fetched:
+            return await self._send_file(request, mac, fetched.file, send, scope, fetched)
+
+    async def _fetching(self) -> Any:
+        """The module fetch.  It takes a tenth of a second, for which DHCP does not wait."""
+        return await asyncio.to_thread(importlib.import_module, "pixieboot.serve.fetch")
+
+    def _open_named(self, url: str) -> File:
+        """A file of this host that the command line or an API names by file:///."""
+        found = self.context.settings.file_of(url)
+        if found is None:
+            raise PermissionError(errno.EACCES, "this file is not among those that may be served")
+        root = open_root(found[0])
+        try:
+            return open_below(root, PurePosixPath(found[1].lstrip("/")).parts, follow_links=found[0] != Path("/"))
+        finally:
+            os.close(root)
+
     async def _boot_file(self, request: Request, path: str, send: Send, scope: Any) -> Reply | None:
         """A path of the TFTP tree: the same answer as by TFTP."""
         place = content.find(path)
@@ -661,7 +720,10 @@ class HttpService:
         with file:
             return await self._send_file(request, mac, file, send, scope)
 
-    async def _send_file(self, request: Request, mac: Mac | None, file: File, send: Send, scope: Any) -> Reply | None:
+    async def _send_file(
+        self, request: Request, mac: Mac | None, file: File, send: Send, scope: Any, fetched: Any = None
+    ) -> Reply | None:
+        """fetched: the hold on a file that may still be arriving (fetch.Fetched)."""
         version = conditional.Version(file.size, file.mtime_ns, file.inode)
         part = conditional.answer(request.headers, version)
         content_type = CONTENT_TYPES.get(PurePosixPath(request.parts[-1]).suffix.lower(), b"application/octet-stream")
@@ -685,15 +747,19 @@ class HttpService:
             if request.method == "HEAD" or not part.count:
                 await send({"type": "http.response.body", "body": b""})
                 return None
-            if part.count <= INLINE:
+            if fetched:
+                await self._as_it_arrives(fetched, part, send, scope)
+            elif part.count <= INLINE:
                 await send({"type": "http.response.body", "body": await _inline(file, part)})
             elif zerocopy.ZEROCOPY in scope.get("extensions", {}):
                 await send({"type": zerocopy.ZEROCOPY, "file": file.fd, "offset": part.first, "count": part.count})
             else:
                 await _stream(file, part, send)
         except OSError as error:
-            why = error.strerror or type(error).__name__
+            why = (fetched and fetched.failure) or error.strerror or type(error).__name__
             detail = {"path": request.path, "peer": request.peer, "why": why, "seconds": time.monotonic() - began}
+            if fetched and fetched.failure:
+                detail["url"] = fetched.url
             self.context.journal.record(Event(time.time(), mac, "http", "failed", detail, "warning"))
             return None
         detail = {"path": request.path, "bytes": part.count, "seconds": time.monotonic() - began, "peer": request.peer}
@@ -701,6 +767,18 @@ class HttpService:
         level = "info" if part.first + part.count == file.size else "debug"
         self.context.journal.record(Event(time.time(), mac, "http", "sent", detail, level))
         return None
+
+    async def _as_it_arrives(self, fetched: Any, part: conditional.Answer, send: Send, scope: Any) -> None:
+        """A part of a file that may still be growing.  Raises OSError if it does not grow to its end."""
+        at, end = part.first, part.first + part.count
+        while at < end:
+            upto = min(end, await fetched.arrived(at))
+            if zerocopy.ZEROCOPY in scope.get("extensions", {}):
+                message = {"type": zerocopy.ZEROCOPY, "file": fetched.file.fd, "offset": at, "count": upto - at}
+                await send({**message, "more_body": upto < end})
+            else:
+                await _stream(fetched.file, conditional.Answer(200, at, upto - at), send, upto < end)
+            at = upto
 
 
 @dataclass(frozen=True, slots=True)
@@ -742,6 +820,7 @@ class Server(uvicorn.Server):
 
 _SIGNATURES = (".sig", ".asc")
 NO_STORE = ((b"Cache-Control", b"no-store"),)  # scripts may hold secrets, and are rendered afresh for each boot
+_SCRIPTS = (("ipxe",), ("grub",), ("pxelinux",))
 SCRIPT_LOADERS = {"ipxe": Loader.IPXE, "grub": Loader.GRUB, "pxelinux": Loader.PXELINUX}
 
 
@@ -847,7 +926,7 @@ async def _inline(file: File, part: conditional.Answer) -> bytes:
     return whole
 
 
-async def _stream(file: File, part: conditional.Answer, send: Send) -> None:
+async def _stream(file: File, part: conditional.Answer, send: Send, more: bool = False) -> None:
     """A part of a file through this process's memory, a little at a time; the sender waits for slow readers."""
     loop = asyncio.get_running_loop()
     at, left = part.first, part.count
@@ -856,7 +935,7 @@ async def _stream(file: File, part: conditional.Answer, send: Send) -> None:
         if not piece:
             raise OSError(0, "the file became shorter during the transfer")
         at, left = at + len(piece), left - len(piece)
-        await send({"type": "http.response.body", "body": piece, "more_body": bool(left)})
+        await send({"type": "http.response.body", "body": piece, "more_body": bool(left) or more})
 
 
 def _canonical(send: Send) -> Send:

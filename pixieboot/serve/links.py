@@ -161,8 +161,9 @@ class LinkWatch:
 class Sites:
     """The networks that this daemon serves, as they are now: one Site per served address and per relayed subnet."""
 
-    def __init__(self, settings: Settings, links: Callable[[], Sequence[Link]] = read_links) -> None:
-        self._settings, self._read = settings, links
+    def __init__(self, settings: Settings, links: Callable[[], Sequence[Link]] = read_links, link_key: bytes = b"") -> None:
+        """link_key signs the paths of other servers' files (remote.py); without it those of this run only are known."""
+        self._settings, self._read, self.link_key = settings, links, link_key or os.urandom(32)
         self._foreign_pxe: set[int] = set()
         self._watch = LinkWatch(self.rebuild)
         self.version = 0  # grows with every change
@@ -310,6 +311,7 @@ class Sites:
             loaders=self._settings.loaders,
             unknown=unknown,
             answer=settings.answer,
+            link_key=self.link_key,
         )
 
     def _find_relayed(self, address: str, ifindex: int) -> Site | None:
