@@ -325,6 +325,8 @@ _FACTS: Mapping[tuple[str, str], Callable[[Mapping[str, Any]], str]] = {
     ("http", "refused"): lambda d: f"asked for {d.get('path')}, refused",
     ("http", "failed"): lambda d: f"{d.get('path')} broke off",
     ("http", "done"): lambda d: "reported done",
+    ("pixiecore", "answered"): lambda d: f"the API has it boot {d.get('boots')}",
+    ("pixiecore", "failed"): lambda d: "the API did not say what it boots",
     ("fetch", "asked"): lambda d: f"waits for {d.get('url')}",
     ("fetch", "started"): lambda d: f"{d.get('url')} is being fetched for it ({size(d.get('bytes'))})",
     ("fetch", "progress"): lambda d: f"{d.get('percent')} % of {d.get('url')} are here",

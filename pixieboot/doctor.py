@@ -134,7 +134,7 @@ def check_user(settings: Settings) -> Iterator[Check]:
     for name, directory, write in (
         ("tftp.root", settings.tftp.root, False),
         ("assets", settings.assets, False),
-        ("registry", Path(settings.registry), False),
+        *([] if "://" in settings.registry else [("registry", Path(settings.registry), False)]),
         ("state", state, True),
     ):
         if not directory.exists():

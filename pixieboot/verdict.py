@@ -857,6 +857,24 @@ def _naked(f: Facts) -> Verdict | None:
     )
 
 
+def _api(f: Facts) -> Verdict | None:
+    """The API that says what machines boot did not say so."""
+    said = f.boot.all("pixiecore")
+    if not said or f.offers or f.transfers or f.files:
+        return None
+    if said[-1].kind == "failed":
+        why = str(said[-1].detail.get("why"))
+        return Verdict(
+            "api-failed",
+            "failed",
+            f"It is not known what it boots: {why}.",
+            "Look at the server that `registry` names, and its log.",
+        )
+    if said[-1].detail.get("boots") == "nothing":
+        return Verdict("api-refuses", "ignored", "The server that `registry` names does not have it boot.", "Describe it there.")
+    return None
+
+
 def _ignored(f: Facts) -> Verdict | None:
     """Not answered on purpose: the reason that was recorded, sorted by what mends it."""
     if not f.ignored or f.offers or f.transfers or f.boot.all("http"):
@@ -952,5 +970,5 @@ RULES: tuple[Rule, ...] = (
     _pi, _wrong_arch, _second_stage_missing, _modules_missing, _config_missing, _grub_lost, _loader_loop, _ipxe_without_script,
     _secure_boot, _ipxe_lost_link, _http_boot_refused, _nbp_no_ipxe,
     _nbp_missing, _tftp_client_error, _tftp_refused, _tftp_mtu, _tftp_no_data, _tftp_lossy, _probe_only,
-    _other_server, _declined, _naked, _ignored, _late, _no_tftp_after_4011, _offer_not_taken, _going,
+    _other_server, _declined, _naked, _api, _ignored, _late, _no_tftp_after_4011, _offer_not_taken, _going,
 )  # fmt: skip

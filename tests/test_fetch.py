@@ -395,6 +395,20 @@ def test_what_is_left_of_an_earlier_start_of_the_host_is_not_trusted(
     assert "Range" not in origin.asked[-1][1]
 
 
+def test_who_still_reads_an_old_part_never_gets_the_bytes_of_a_new_one(host: Host, origin: Origin) -> None:
+    origin.acts["/vmlinuz"] = [half, lambda exchange: exchange.head(404, Content_Length=0)]
+    url = origin.url("/vmlinuz")
+    with begin(host, link(host, url)) as wire, pytest.raises((ConnectionError, EOFError)):
+        wire.response()
+    until(lambda: "failed" in kinds(host))
+    slow = os.open(
+        Path(host.context.settings.state.removeprefix("sqlite:")).parent / "cache" / fetch.key_of(url) / "part", os.O_RDONLY
+    )
+    origin.files["/vmlinuz"], origin.etags["/vmlinuz"] = BODY[::-1], '"two"'
+    assert get(host, url) == BODY[::-1] and os.fstat(slow).st_size == 0
+    os.close(slow)
+
+
 def test_a_part_that_no_longer_fits_is_begun_afresh(host: Host, origin: Origin) -> None:
     origin.acts["/vmlinuz"] = [half, lambda exchange: exchange.head(404, Content_Length=0)]
     with begin(host, link(host, origin.url("/vmlinuz"), SHA256)) as wire, pytest.raises((ConnectionError, EOFError)):

@@ -57,6 +57,18 @@ STORIES: Mapping[str, tuple[str, list[Event], float, Assignment]] = {
         Assignment(),
     ),
     "its system asked for an address": ("booted", [*UEFI, *FILES, *OS], 50, Assignment()),
+    "the API is gone": (
+        "api-failed",
+        [event(0, "pixiecore failed", why="h cannot be reached"), event(0, "dhcp ignored", why="unknown: ignore", **X64)],
+        100,
+        Assignment(),
+    ),
+    "the API does not know it": (
+        "api-refuses",
+        [event(0, "pixiecore answered", boots="nothing"), event(0, "dhcp ignored", why="unknown: ignore", **X64)],
+        100,
+        Assignment(),
+    ),
     "waits for another server": (
         "fetching",
         [*UEFI, event(6, "fetch started", url="http://h/vmlinuz", bytes=9), event(30, "fetch progress", url="http://h/vmlinuz")],
