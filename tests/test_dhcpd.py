@@ -593,3 +593,16 @@ def test_a_machine_is_answered_once_an_api_said_what_it_boots_and_others_meanwhi
     with upstreamhost.serving() as api:
         api.acts[known] = thinking
         asyncio.run(work(api))
+
+
+def test_an_api_is_asked_about_each_stranger(host: Host, client: Client, tmp_path: Path) -> None:
+    """However alike they are: only the API knows who is one."""
+
+    async def work(api: upstreamhost.Origin) -> None:
+        async with serving(host, tmp_path, PROXY, source=f"pixiecore+{api.url('')}", unknown="menu") as served:
+            for number in range(0x80, 0x84):
+                assert [answer.message.type for answer in await served.ask(client, DISCOVER, UEFI, mac(number))] == [OFFER]
+        assert [path for path, _ in api.asked] == [f"/v1/boot/{Mac.of(mac(number))}" for number in range(0x80, 0x84)]
+
+    with upstreamhost.serving() as api:
+        asyncio.run(work(api))

@@ -264,7 +264,8 @@ class DhcpService:
         """Is it told what every other client of its kind is told?  A Raspberry Pi goes by its MAC and GUID."""
         context = self._context
         return (
-            context.registry.current.is_stranger(mac, uuid)
+            context.boot_api is None  # else each is asked about
+            and context.registry.current.is_stranger(mac, uuid)
             and mac not in context.store.states()
             and mac[:8] not in RASPBERRY_PI_OUIS
             and guid[1:4] != b"RPi"
