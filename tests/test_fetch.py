@@ -66,6 +66,14 @@ def until(reached: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
+def is_refused(host: Host, path: str) -> bool:
+    """Is the machine told so, or cut off if it has got a part already?"""
+    try:
+        return host.get(path).status >= 500
+    except (ConnectionError, EOFError):
+        return True
+
+
 def half(exchange: Exchange) -> None:
     """Half of it, then the connection breaks."""
     exchange.head(200, Content_Length=len(BODY), ETag='"one"')
@@ -169,8 +177,7 @@ def test_a_file_that_changes_in_the_middle_is_cut_off_and_never_mixed(host: Host
     other = os.urandom(len(BODY))
     origin.acts["/vmlinuz"] = [half]
     origin.files["/vmlinuz"], origin.etags["/vmlinuz"] = other, '"two"'
-    with begin(host, link(host, origin.url("/vmlinuz"))) as wire, pytest.raises((ConnectionError, EOFError)):
-        wire.response()
+    assert is_refused(host, link(host, origin.url("/vmlinuz")))
     until(lambda: "failed" in kinds(host))
     assert "changed on its server" in next(event for event in host.events if event.kind == "failed").detail["why"]
     assert get(host, origin.url("/vmlinuz")) == other
@@ -182,8 +189,7 @@ def test_a_server_that_always_breaks_off_is_given_up_and_what_came_is_kept(host:
         exchange.head(206, Content_Length=1000, Content_Range=f"bytes {len(BODY) // 2}-{len(BODY) - 1}/{len(BODY)}")
 
     origin.acts["/vmlinuz"] = [half, *[nothing] * times]
-    with begin(host, link(host, origin.url("/vmlinuz"))) as wire, pytest.raises((ConnectionError, EOFError)):
-        wire.response()
+    assert is_refused(host, link(host, origin.url("/vmlinuz")))
     until(lambda: "failed" in kinds(host, "http"))
     failed = next(event for event in host.events if (event.service, event.kind) == ("http", "failed"))
     assert "before the end" in failed.detail["why"] and failed.detail["url"] == origin.url("/vmlinuz")
@@ -193,9 +199,18 @@ def test_a_server_that_always_breaks_off_is_given_up_and_what_came_is_kept(host:
 
 
 def test_a_wrong_checksum_lets_no_machine_have_the_end_and_is_not_served_again(host: Host, origin: Origin) -> None:
-    path = link(host, origin.url("/vmlinuz"), "0" * 64)
+    path, go = link(host, origin.url("/vmlinuz"), "0" * 64), threading.Event()
+
+    def in_two(exchange: Exchange) -> None:
+        exchange.head(200, Content_Length=len(BODY))
+        exchange.wfile.write(BODY[:300_000])
+        go.wait(10)
+        exchange.wfile.write(BODY[300_000:])
+
+    origin.acts["/vmlinuz"] = [in_two]
     with begin(host, path) as wire:
-        got = b""
+        got = wire.socket.recv(1000)
+        go.set()
         with pytest.raises(ConnectionError):
             while True:
                 piece = wire.socket.recv(65536)
@@ -214,8 +229,7 @@ def test_a_wrong_checksum_lets_no_machine_have_the_end_and_is_not_served_again(h
 def test_a_file_that_was_fetched_unchecked_is_checked_by_what_is_known_of_it(host: Host, origin: Origin) -> None:
     assert get(host, origin.url("/vmlinuz")) == BODY
     until(lambda: "fetched" in kinds(host))
-    with pytest.raises((ConnectionError, EOFError)):
-        host.get(link(host, origin.url("/vmlinuz"), "0" * 64))
+    assert is_refused(host, link(host, origin.url("/vmlinuz"), "0" * 64))
     assert get(host, origin.url("/vmlinuz"), SHA256) == BODY and len(origin.asked) == 2
 
 
@@ -387,8 +401,7 @@ def test_what_is_left_of_an_earlier_start_of_the_host_is_not_trusted(
     host: Host, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin.acts["/vmlinuz"] = [half, lambda exchange: exchange.head(404, Content_Length=0)]
-    with begin(host, link(host, origin.url("/vmlinuz"))) as wire, pytest.raises((ConnectionError, EOFError)):
-        wire.response()
+    assert is_refused(host, link(host, origin.url("/vmlinuz")))
     until(lambda: "failed" in kinds(host))
     monkeypatch.setattr(fetch, "boot_id", lambda: "another")
     assert get(host, origin.url("/vmlinuz")) == BODY
@@ -398,8 +411,7 @@ def test_what_is_left_of_an_earlier_start_of_the_host_is_not_trusted(
 def test_who_still_reads_an_old_part_never_gets_the_bytes_of_a_new_one(host: Host, origin: Origin) -> None:
     origin.acts["/vmlinuz"] = [half, lambda exchange: exchange.head(404, Content_Length=0)]
     url = origin.url("/vmlinuz")
-    with begin(host, link(host, url)) as wire, pytest.raises((ConnectionError, EOFError)):
-        wire.response()
+    assert is_refused(host, link(host, url))
     until(lambda: "failed" in kinds(host))
     slow = os.open(
         Path(host.context.settings.state.removeprefix("sqlite:")).parent / "cache" / fetch.key_of(url) / "part", os.O_RDONLY
@@ -411,8 +423,7 @@ def test_who_still_reads_an_old_part_never_gets_the_bytes_of_a_new_one(host: Hos
 
 def test_a_part_that_no_longer_fits_is_begun_afresh(host: Host, origin: Origin) -> None:
     origin.acts["/vmlinuz"] = [half, lambda exchange: exchange.head(404, Content_Length=0)]
-    with begin(host, link(host, origin.url("/vmlinuz"), SHA256)) as wire, pytest.raises((ConnectionError, EOFError)):
-        wire.response()
+    assert is_refused(host, link(host, origin.url("/vmlinuz"), SHA256))
     until(lambda: "failed" in kinds(host))
     origin.acts["/vmlinuz"] = [lambda exchange: exchange.head(416, Content_Length=0)]
     assert get(host, origin.url("/vmlinuz"), SHA256) == BODY
