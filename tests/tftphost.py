@@ -128,6 +128,10 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
+    def only_from(self, address: Address) -> None:
+        """Hear nobody else any more, as behind a filter."""
+        self._socket.connect(address)
+
     def ask(self, path: str, mode: str = "octet", /, **options: object) -> None:
         self.raw(encode(ReadRequest(path, mode, {name: str(value) for name, value in options.items()})), self.server)
 
