@@ -119,10 +119,11 @@ class Journal:
 
 def _bounded(event: Event) -> Event:
     """The event with long values cut, and octets that are no UTF-8 (TFTP names may hold them) spelled out for JSON."""
-    for value in event.detail.values():
-        if isinstance(value, str) and not (value.isascii() and len(value) <= KEPT_LIMIT):
-            break
-    else:
+    try:
+        text = "".join(event.detail.values())
+    except TypeError:  # a number among them
+        text = "".join(value for value in event.detail.values() if isinstance(value, str))
+    if text.isascii() and len(text) <= KEPT_LIMIT:
         return event
     bad = [key for key, value in event.detail.items() if isinstance(value, str)]
     return replace(event, detail={**event.detail, **{key: _kept(event.detail[key]) for key in bad}})

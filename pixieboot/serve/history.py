@@ -19,7 +19,7 @@ from pixieboot.registry.sqlite import insert_rows
 EVERY = 5.0  # seconds between writes
 BATCH = 500  # events that are written sooner
 PENDING = 20_000  # events kept in memory while the disk takes none
-BURST, RATE = 5_000, 500.0  # events at once, and a second in the long run: a flood of made-up machines wears out no SD card
+BURST, RATE = 2_000, 500.0  # events at once, and a second in the long run: a flood of made-up machines wears out no SD card
 SAY_AGAIN = 60.0  # seconds
 KEEP_SECONDS = 30 * 86400.0
 KEEP_BOOTS = 20  # of each machine

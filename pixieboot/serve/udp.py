@@ -23,6 +23,7 @@ IP_PKTINFO = 8  # linux/in.h; the socket module names it from Python 3.12 on
 SO_RCVBUFFORCE, SO_MEMINFO = 33, 55
 BATCH = 64  # datagrams taken per wake-up: other sockets of the loop get their turn after that
 BUFFER = 4 << 20
+TRUST = 16  # single datagrams in a row until it is worth looking for a second one
 CROWDED = 4  # one part in so many of the receive buffer: some 1,600 DISCOVERs
 LARGEST = 4096  # DHCP datagrams and TFTP requests are far smaller; what is cut off is no valid one
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20  # linux/netlink.h, linux/sock_diag.h
@@ -56,6 +57,7 @@ class UdpPort:
         self._on_datagram: OnDatagram | None = None
         self._pktinfo: dict[tuple[int, str], list[tuple[int, int, bytes]]] = {}
         self._batch = 1  # as many as there are likely to be: to find nothing costs half as much as a datagram
+        self._full = 0  # wake-ups in a row that brought a whole batch
         self._deep = 0  # octets
         self.crowded = False  # more is waiting than even a building full of machines sends at once
         self.failures = 0
@@ -120,7 +122,7 @@ class UdpPort:
             try:
                 datagram, ancillary, _, peer = receive(LARGEST, _ANCILLARY)
             except BlockingIOError:
-                self._batch = max(self._batch // 2, 1)
+                self._batch, self._full = max(self._batch // 2, 1), 0
                 self.crowded = False
                 return busy
             except OSError as error:  # ENETDOWN and the like come up here once: the socket stays good
@@ -140,7 +142,9 @@ class UdpPort:
                 return True
         if self._batch == BATCH:
             self.crowded = int.from_bytes(self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4), sys.byteorder) > self._deep
-        self._batch = min(self._batch * 2, BATCH)  # more may be there: the next wake-up comes at once
+        self._full += 1
+        if self._batch > 1 or self._full >= TRUST:
+            self._batch = min(self._batch * 2, BATCH)  # more may be there: the next wake-up comes at once
         return busy
 
 
