@@ -347,12 +347,13 @@ def overdue(connections: Iterable[Any], now: float) -> list[Any]:
 async def proof(candidate: type[asyncio.Protocol]) -> None:
     """Serve one file over a socket pair.  Raises if a header name lost its case, or a byte went another way than sendfile."""
     with open(__file__, "rb") as file:
-        body = file.read(100)
+        body, through = file.read(100), asyncio.Semaphore(0)
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             headers = [(b"Content-Length", b"10"), (b"ETag", b'"proof"')]
             await send({"type": "http.response.start", "status": 206, "headers": headers})
             await send({"type": ZEROCOPY, "file": file.fileno(), "offset": 40, "count": 10})
+            through.release()
 
         config = Config(
             app, log_config=None, server_header=False, date_header=False, lifespan="off", proxy_headers=False, ws="none"
@@ -380,6 +381,7 @@ async def proof(candidate: type[asyncio.Protocol]) -> None:
                     if answers != expected:
                         raise RuntimeError(f"it answered {answers!r}")
                     answers = b""
+                    await through.acquire()  # the last byte is here before the sender has been told
             finally:
                 transport.abort()
                 await asyncio.sleep(0)
