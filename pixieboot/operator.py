@@ -102,13 +102,21 @@ def list_machines(config: Path | None, as_json: bool) -> None:
                 each["next"]["profile"] or "nothing",
                 each["next"]["boot"],
                 ago(last["end"]) if last else "never",
-                (last["progress"] or last["stage"]) if last else "",
+                _stage(each),
                 (verdict["name"], COLOURS[verdict["outcome"]]) if verdict else "",
             ]
         )
     table(
         ["machine", "MAC", "address", "boots", "order", "heard", "stage", "verdict"], rows, "no machine is described or was heard"
     )
+
+
+def _stage(told: Mapping[str, Any]) -> str:
+    """How far its last boot is: what it loads just now, else the stage."""
+    if told["downloads"]:
+        return ", ".join(f"{each['text']} ({each['percent']} %)" for each in told["downloads"])
+    last = told["last_boot"]
+    return (last["progress"] or last["stage"]) if last else ""
 
 
 @machines.command("show")
@@ -235,13 +243,16 @@ def why(machine: str, number: int, all_boots: bool, config: Path | None, as_json
     chosen = boots[-number] if boots else None
     verdict = chosen["verdict"] if chosen else told["verdict"]
     if as_json:
-        print_json(told if all_boots else {"name": told["name"], "boot": chosen, "verdict": verdict})
+        only = {"name": told["name"], "boot": chosen, "verdict": verdict, "downloads": told["downloads"]}
+        print_json(told if all_boots else only)
     elif all_boots:
         rows = [_boot_row(each) for each in boots]
         table(["start", "took", "stage", "verdict", ""], rows, verdict["sentence"])
     else:
         if chosen:
             print_timeline(told["name"], chosen)
+            for download in told["downloads"] if number == 1 else ():
+                click.echo(f"          now  {printable(download['text'])} ({download['percent']} %)")
         click.echo(click.style(printable(verdict["sentence"], 1000), fg=COLOURS[verdict["outcome"]], bold=True))
         if verdict["next_step"]:
             click.echo(f"Next: {printable(verdict['next_step'], 1000)}")

@@ -31,7 +31,7 @@ from pixieboot.serve import httpd, parsers
 from pixieboot.serve.httpd import HttpService
 from pixieboot.serve.zerocopy_h11 import H11Protocol, ZeroCopyH11
 from tests import netns
-from tests.httphost import ETH7, Host, Response, serving
+from tests.httphost import ETH7, Host, Response, serving, settle
 
 MAC = "52:54:00:12:34:56"
 REGISTRY = {
@@ -886,3 +886,15 @@ def test_transfers_that_take_too_long_are_cut_off(tmp_path: Path) -> None:
             start = time.monotonic()
             asyncio.run_coroutine_threadsafe(host.service.stop(0.3), host.loop).result(5)
             assert time.monotonic() - start < 1.5
+
+
+def test_how_far_a_download_came_is_told(tmp_path: Path) -> None:
+    with serving(tmp_path) as host:
+        (tmp_path / "assets" / "initrd").write_bytes(bytes(64 << 20))
+        with host.connect() as wire:
+            wire.send("GET /assets/initrd HTTP/1.1\nHost: x")
+            settle(lambda: [each for service in host.context.downloads for each in service() if each.sent])
+            (download,) = [each for service in host.context.downloads for each in service()]
+            assert (download.path, download.size) == ("/assets/initrd", 64 << 20) and 0 < download.sent < 64 << 20
+            wire.response()
+        settle(lambda: not [each for service in host.context.downloads for each in service()])

@@ -843,3 +843,15 @@ def test_the_journal_knows_a_machine_by_its_address(server: Server, client: Clie
     with pytest.raises(Failed):
         client.fetch("missing")
     assert server.event("missing").mac == "52:54:00:12:34:56"
+
+
+def test_how_far_a_download_came_is_told(server: Server, client: Client) -> None:
+    client.ask("file", windowsize=8, blksize=512)
+    client.hear()
+    client.send(Ack(0))
+    client.hear_all()
+    client.send(Ack(5))
+    client.hear_all()
+    (download,) = [each for service in server.context.downloads for each in service()]
+    assert (download.path, download.peer) == ("file", "127.0.0.1")
+    assert download.size == len(CONTENT) and 5 * 512 <= download.sent < len(CONTENT)

@@ -48,6 +48,7 @@ class Server:
             settings=SimpleNamespace(tftp=tftp, assets=root.parent / "assets", loaders=LOADERS, networks=()),
             sites=SimpleNamespace(at=lambda ifindex: None, of_address=lambda local: "a site", sites=[]),
             journal=journal,
+            downloads=[],
         )
         self.service = TftpService(cast(Context, self.context))
         self._factory = loop

@@ -88,7 +88,10 @@ class Api:
         who = self.known.who(request.path_params["name"])
         count = limit(request)
         told, verdict = await self.known.timeline(who)
-        return JSONResponse({"name": who.name, "macs": list(who.macs), "boots": told[-count:], "verdict": verdict})
+        downloads = self.known.downloads(who)
+        return JSONResponse(
+            {"name": who.name, "macs": list(who.macs), "boots": told[-count:], "verdict": verdict, "downloads": downloads}
+        )
 
     async def explanation(self, request: Request) -> Response:
         """What a client would be answered at every stage, and why; nothing is sent."""
@@ -211,7 +214,7 @@ _LIMIT: Mapping[str, Schema] = {
 }
 _LISTED: Mapping[str, Schema] = {
     **_LIMIT,
-    "after": {"type": "string", "minLength": 1, "description": "The `next` of the page before."},
+    "after": {"type": "string", "description": "The `next` of the page before."},
 }
 _PRETENDED: Mapping[str, Schema] = {
     "mac": {"type": "string", "description": "MAC in any spelling."},

@@ -1,6 +1,6 @@
 """What every service shares: one registry, one store, one journal, one view of the networks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +21,17 @@ class Asks(Protocol):
     async def latest(self, mac: Mac) -> tuple[int, str] | None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file on its way to a machine.  mac None: it did not say who it is, its address (peer) may tell."""
+
+    path: str
+    peer: str
+    mac: Mac | None
+    size: int
+    sent: int
+
+
 @dataclass(slots=True)
 class Context:
     """settings and sites are replaced whole on a reload; the rest live as long as the daemon."""
@@ -33,9 +44,20 @@ class Context:
     sites: Sites
     boot_api: Asks | None = None  # if the registry is one that is asked by HTTP
     way: Way = field(init=False)
+    # Each service's running downloads: looked at when somebody wants to know, at no cost to those who send.
+    downloads: list[Callable[[], Iterable[Download]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.way = Way(self.registry, self.store, self.journal)
+
+    def running(self) -> dict[Mac, list[Download]]:
+        """The downloads that are under way, by machine."""
+        found: dict[Mac, list[Download]] = {}
+        for service in self.downloads:
+            for each in service():
+                if mac := each.mac or self.journal.mac_of(each.peer):
+                    found.setdefault(mac, []).append(each)
+        return found
 
     def state_key(self, client: Client) -> str:
         """Under which name the store keeps what was ordered or learned: the machine's name, else its MAC."""

@@ -49,7 +49,7 @@ from pixieboot.registry import butane
 from pixieboot.registry.sqlite import StoreError
 from pixieboot.serve import conditional, parsers, zerocopy
 from pixieboot.serve.access import state_directory
-from pixieboot.serve.context import Asks, Context
+from pixieboot.serve.context import Asks, Context, Download
 from pixieboot.serve.files import File, open_below, open_boot_file, open_root
 from pixieboot.serve.rendered import NOBODY, text_at
 from pixieboot.serve.signing import Signer
@@ -155,6 +155,8 @@ class HttpService:
 
     def __init__(self, context: Context, rest: AsgiApplication | None = None) -> None:
         self.context, self._rest = context, rest
+        self._running: dict[int, tuple[str, str, Mac | None, int, Callable[[], int]]] = {}  # large files under way
+        context.downloads.append(self._downloads)
         self._socket: socket.socket | None = None
         self._server: Server | None = None
         self._remembered: dict[tuple[bytes, str, str], _Remembered] = {}
@@ -720,6 +722,10 @@ class HttpService:
         with file:
             return await self._send_file(request, mac, file, send, scope)
 
+    def _downloads(self) -> Iterator[Download]:
+        for path, peer, mac, size, sent in tuple(self._running.values()):
+            yield Download(path, peer, mac, size, sent())
+
     async def _send_file(
         self, request: Request, mac: Mac | None, file: File, send: Send, scope: Any, fetched: Any = None
     ) -> Reply | None:
@@ -742,6 +748,9 @@ class HttpService:
         if part.status == 200 and part.count > INLINE and request.method == "GET":
             detail = {"path": request.path, "bytes": part.count, "peer": request.peer}
             self.context.journal.record(Event(time.time(), mac, "http", "started", detail, "debug"))
+            sent = scope.get("extensions", {}).get(zerocopy.ZEROCOPY, {}).get("sent", int)
+            if not fetched:  # that one goes out in many pieces, of which the last alone is counted
+                self._running[id(scope)] = (request.path, request.peer, mac, part.count, sent)
         try:
             await send({"type": "http.response.start", "status": part.status, "headers": head})
             if request.method == "HEAD" or not part.count:
@@ -762,6 +771,8 @@ class HttpService:
                 detail["url"] = fetched.url
             self.context.journal.record(Event(time.time(), mac, "http", "failed", detail, "warning"))
             return None
+        finally:
+            self._running.pop(id(scope), None)
         detail = {"path": request.path, "bytes": part.count, "seconds": time.monotonic() - began, "peer": request.peer}
         # sanboot reads a disk image in thousands of small parts: only the one that reaches the end is news.
         level = "info" if part.first + part.count == file.size else "debug"

@@ -3,13 +3,14 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
 from pixieboot import __version__
 from pixieboot.boots import Boot, split, tell
+from pixieboot.config import Settings
 from pixieboot.inventory import Inventory
 from pixieboot.journal import event_json
 from pixieboot.model import Arch, Assignment, Client, Event, Loader, LocalDisk, Mac, Machine, MachineState, Site, Stage
@@ -17,9 +18,10 @@ from pixieboot.model import Boot as BootStep
 from pixieboot.policy import next_boot
 from pixieboot.registry.sqlite import Discovered
 from pixieboot.serve.answers import Refusal
-from pixieboot.serve.context import Context
+from pixieboot.serve.context import Context, Download
+from pixieboot.serve.files import open_boot_file, remedy
 from pixieboot.serve.history import History
-from pixieboot.serve.views import boot_json, last_address, lease_json, state_json, verdict_json
+from pixieboot.serve.views import boot_json, download_json, last_address, lease_json, state_json, verdict_json
 from pixieboot.verdict import judge, nothing_heard
 
 REJUDGE = 10.0  # seconds after which silence alone may change a verdict
@@ -58,10 +60,11 @@ class Known:
 
     async def summaries(self, chosen: Iterable[Who]) -> AsyncIterator[dict[str, Any]]:
         """A summary of each; the loop gets its turns in between."""
+        running = self._context.running()
         for number, who in enumerate(chosen):
             if number % BREATH == BREATH - 1:
                 await asyncio.sleep(0)
-            yield self.summary(who)
+            yield self.summary(who, running)
 
     def _strangers(self, known: set[Mac]) -> list[Discovered]:
         machine_of = self._context.registry.current.machine_of
@@ -96,10 +99,19 @@ class Known:
     def health(self) -> dict[str, Any]:
         """The daemon itself: what it serves, and what is wrong with it."""
         context = self._context
-        inventory = context.registry.current
+        inventory, settings = context.registry.current, context.settings
+        # A service that fails ends the daemon: those that are on do run.
+        dhcp = not settings.networks or any(network.mode != "off" for network in settings.networks)
         return {
             "version": __version__,
             "pid": os.getpid(),
+            "services": [
+                {"name": "DHCP", "ports": "67, 4011", "state": "runs" if dhcp else "off: every network says `dhcp: off`"},
+                {"name": "TFTP", "ports": str(settings.tftp.port), "state": "runs"},
+                {"name": "HTTP", "ports": str(settings.http.port), "state": "runs"},
+                {"name": "API", "ports": settings.api.listen.replace("same", str(settings.http.port)), "state": "runs"},
+            ],
+            "loaders": [_loader(settings, arch, name) for arch, name in settings.loaders.items()],
             "networks": [
                 {
                     "interface": site.interface,
@@ -113,7 +125,7 @@ class Known:
             ],
             "notes": list(context.sites.notes),
             "registry": {
-                "source": context.settings.registry,
+                "source": settings.registry,
                 "machines": len(inventory.machines),
                 "groups": len(inventory.groups),
                 "profiles": len(inventory.profiles),
@@ -137,8 +149,8 @@ class Known:
         mend = "`pixieboot machines` lists all that are described or were heard."
         raise Refusal(404, f"machine {name}", "there is no machine of this name, MAC, UUID or serial", mend)
 
-    def summary(self, who: Who) -> dict[str, Any]:
-        """A machine in a list: cheap, from memory alone."""
+    def summary(self, who: Who, running: Mapping[Mac, Sequence[Download]] | None = None) -> dict[str, Any]:
+        """A machine in a list: cheap, from memory alone.  running: Context.running(), for those who ask for many."""
         machine = who.machine
         seen = next((seen for mac in who.macs if (seen := self._context.store.seen(mac))), None)
         events = [event for mac in who.macs for event in self._context.journal.timeline(mac)]
@@ -156,7 +168,13 @@ class Known:
             "vendor": seen.vendor if seen else None,
             "last_seen": seen.last_seen if seen else None,
             "last_boot": self._last_boot(who, events),
+            "downloads": self.downloads(who, running),
         }
+
+    def downloads(self, who: Who, running: Mapping[Mac, Sequence[Download]] | None = None) -> list[dict[str, Any]]:
+        """What is on its way to it just now, and how far each came."""
+        running = self._context.running() if running is None else running
+        return [download_json(each) for mac in who.macs for each in running.get(mac, ())]
 
     def _last_boot(self, who: Who, events: Sequence[Event]) -> dict[str, Any] | None:
         """The last boot and its verdict; remembered while nothing new happens, for a page that is drawn again and again."""
@@ -238,6 +256,19 @@ class Known:
         step = next_boot(self._asking(who), assignment, self.site(who))
         profile = step.profile.name if isinstance(step, BootStep) else "local" if isinstance(step, LocalDisk) else None
         return {"profile": profile, "boot": assignment.order, "why": step.why}
+
+
+def _loader(settings: Settings, arch: Arch, name: str) -> dict[str, Any]:
+    """A boot program: where it was found, or how to get it."""
+    told: dict[str, Any] = {"arch": arch.value, "name": name, "place": "", "size": 0, "mend": ""}
+    root = settings.tftp.root
+    try:
+        with open_boot_file(root, name.split("/"), settings.loaders.values(), settings.tftp.follow_links) as file:
+            return {**told, "place": os.readlink(f"/proc/self/fd/{file.fd}"), "size": file.size}
+    except (FileNotFoundError, NotADirectoryError):
+        return {**told, "mend": remedy(name, root)}
+    except OSError as error:
+        return {**told, "mend": f"It cannot be read: {error.strerror}."}
 
 
 def _inside(address: str, site: Site) -> bool:

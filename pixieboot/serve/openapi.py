@@ -56,9 +56,12 @@ def _or_null(name: str) -> Schema:
     return {"anyOf": [_ref(name), {"type": "null"}]}
 
 
-_ORDER = _object(boot=OPTIONAL, profile=OPTIONAL, done=LATER, reply_style=OPTIONAL, local_boot=OPTIONAL)
+_ORDER = _object(
+    boot=OPTIONAL, profile=OPTIONAL, done=LATER, reply_style=OPTIONAL, local_boot=OPTIONAL, deadline=LATER, overdue=LATER,
+)  # fmt: skip
 _NEXT = _object(profile=OPTIONAL, boot={"enum": ["always", "once", "local"]}, why=TEXT)
 _VERDICT = _object(name=TEXT, outcome={"enum": ["ok", "going", "failed", "ignored"]}, sentence=TEXT, next_step=TEXT)
+_DOWNLOADS = _list(_object(path=TEXT, bytes=COUNT, sent=COUNT, percent=COUNT, text=TEXT))
 _BOOT = {
     "start": NUMBER, "end": NUMBER, "over": FLAG, "stage": {"enum": list(STAGES)}, "progress": TEXT, "verdict": _ref("Verdict"),
 }  # fmt: skip
@@ -70,6 +73,7 @@ _MACHINE: Mapping[str, Schema] = {
     "name": TEXT, "described": FLAG, "adopted": FLAG, "where": OPTIONAL, "macs": _list(TEXT), "address": OPTIONAL,
     "hostname": OPTIONAL, "order": _ORDER, "next": _NEXT, "arch": OPTIONAL, "vendor": OPTIONAL, "last_seen": LATER,
     "last_boot": _or_null("Boot"),
+    "downloads": _DOWNLOADS,
 }  # fmt: skip
 SCHEMAS: Mapping[str, Schema] = {
     "Error": _object(error=_object(where=TEXT, what=TEXT, mend=TEXT)),
@@ -82,7 +86,9 @@ SCHEMAS: Mapping[str, Schema] = {
     "Groups": _page("groups", "Group"),
     "Profile": _object(
         name=TEXT, title=TEXT, kernel=OPTIONAL, initrd=_list(TEXT), args=_list(TEXT), documents=ANY, script=OPTIONAL,
-        chain=OPTIONAL, local=FLAG, menu=FLAG, where=TEXT,
+        chain=OPTIONAL, local=FLAG, menu=FLAG,
+        once_timeout={"type": ["number", "null"], "description": "Seconds."}, on_timeout=OPTIONAL,
+        where=TEXT,
     ),
     "Profiles": _page("profiles", "Profile"),
     "Lease": _object(
@@ -93,7 +99,7 @@ SCHEMAS: Mapping[str, Schema] = {
     "Event": _object(id=TEXT, **_EVENT),
     "Events": _object(events=_list("Event")),
     "Timeline": _object(
-        name=TEXT, macs=_list(TEXT), verdict=_ref("Verdict"),
+        name=TEXT, macs=_list(TEXT), verdict=_ref("Verdict"), downloads=_DOWNLOADS,
         boots=_list(_object(**_BOOT, events=_list(_object(**_EVENT, text=TEXT)))),
     ),
     "Ordered": _object(name=TEXT, order=_ORDER, next=_NEXT),
@@ -102,7 +108,11 @@ SCHEMAS: Mapping[str, Schema] = {
         client=TEXT, machine=OPTIONAL, machine_where=TEXT, profile=OPTIONAL, profile_where=TEXT, why=TEXT, vars=ANY, templates=ANY,
         selectors=_list(ANY), answers=_list(_object(stage=TEXT, answer=TEXT, why=TEXT, text=TEXT, fault=TEXT)),
     ),
-    "Health": _object(version=TEXT, pid=COUNT, networks=_list(ANY), notes=_list(TEXT), registry=ANY, history=TEXT),
+    "Health": _object(
+        version=TEXT, pid=COUNT, services=_list(_object(name=TEXT, ports=TEXT, state=TEXT)), networks=_list(ANY),
+        loaders=_list(_object(arch=TEXT, name=TEXT, place=TEXT, size=COUNT, mend=TEXT)), notes=_list(TEXT), registry=ANY,
+        history=TEXT,
+    ),
 }  # fmt: skip
 
 

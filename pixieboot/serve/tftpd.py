@@ -10,6 +10,7 @@ import os
 import resource
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import IPv4Address
@@ -20,7 +21,7 @@ from pixieboot.content import FileBelow, Place, Rendered
 from pixieboot.errors import OperatorError, WireError
 from pixieboot.model import Arrival, Event, Mac
 from pixieboot.serve.blocks import Blocks, Content
-from pixieboot.serve.context import Context
+from pixieboot.serve.context import Context, Download
 from pixieboot.serve.files import File, open_below, open_boot_file, open_root
 from pixieboot.serve.rendered import mac_of, text_at
 from pixieboot.serve.transfer import Line, Transfer, path_mtu
@@ -61,6 +62,7 @@ class TftpService:
         self._silences: deque[float] = deque(maxlen=SILENCES)
         self.blocks = Blocks()
         self.malformed = 0
+        context.downloads.append(self._downloads)
 
     def bind(self) -> None:
         """Take port 69.  Raises OperatorError."""
@@ -82,6 +84,11 @@ class TftpService:
                 self.blocks.sweep(loop.time() - FORGET)
         finally:
             self._end()
+
+    def _downloads(self) -> Iterator[Download]:
+        for transfer in tuple(self._transfers.values()):
+            if download := transfer.download:
+                yield download
 
     async def stop(self, grace: float) -> None:
         """No new transfers; those under way get grace seconds to finish, then they are told."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from pixieboot.errors import WireError
 from pixieboot.model import Arrival, Mac
 from pixieboot.serve.blocks import HEADER, Blocks, Chunk, Content, Window
+from pixieboot.serve.context import Download
 from pixieboot.serve.loop import Clock, DirectLoop, DirectReader
 from pixieboot.tftp import ReadTransfer, Send
 from pixieboot.wire.tftp import Code, Error, ReadRequest, decode, encode
@@ -77,6 +78,15 @@ class Transfer:
         """It waits for its client, and has repeated itself already."""
         self._catch_up()
         return self._machine.stalled
+
+    @property
+    def download(self) -> Download | None:
+        """How far it came; None before its client has shown that it is there."""
+        if not self._started:
+            return None
+        self._catch_up()
+        sent = min(max(0, self._machine.acked) * self._machine.terms.blksize, self.content.size)
+        return Download(self._request.filename, self.peer[0], self._mac, self.content.size, sent)
 
     def start(self) -> None:
         """Answer the request."""

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pixieboot.boots import Boot, progress, stage
+from pixieboot.boots import Boot, base, progress, size, stage
 from pixieboot.journal import plain
 from pixieboot.model import Event, Group, Lease, Machine, MachineState, Profile
+from pixieboot.serve.context import Download
 from pixieboot.verdict import Verdict
 
 
@@ -43,6 +44,16 @@ def lease_json(lease: Lease, machine: str | None) -> dict[str, Any]:
         "hostname": lease.hostname,
         "machine": machine,
         "client": lease.client,
+    }
+
+
+def download_json(download: Download) -> dict[str, Any]:
+    return {
+        "path": download.path,
+        "bytes": download.size,
+        "sent": download.sent,
+        "percent": 100 * download.sent // max(1, download.size),
+        "text": f"{base(download.path)}, {size(download.sent)} of {size(download.size)}",
     }
 
 

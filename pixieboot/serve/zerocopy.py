@@ -179,8 +179,12 @@ class Connection(asyncio.Protocol):
     def attach(self, cycle: Any) -> None:
         """Let the application's messages go our way."""
         if not isinstance(cycle.__dict__.get("send"), _Sender):
-            cycle.scope.setdefault("extensions", {})[ZEROCOPY] = {}
+            cycle.scope.setdefault("extensions", {})[ZEROCOPY] = {"sent": self.copied}
             cycle.send = _Sender(self, cycle)
+
+    def copied(self) -> int:
+        """How many octets of the file under way have left; 0 when none is."""
+        return self._copy.sent if self._copy else 0
 
     async def copy(self, file: int, offset: int, count: int) -> None:
         """The bytes of a file range, after everything written so far.  Raises OSError when they did not all get out."""
