@@ -55,6 +55,11 @@ missing() {
     done
 }
 
+# Does apt have this package?  What it knows may be nothing yet.
+known() {
+    [ -n "$(apt-cache policy "$1" 2>/dev/null | sed -n '/Candidate: [0-9]/p')" ]
+}
+
 # apt-get, in silence unless it fails.
 apt_get() {
     output=$(as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=600 "$@" </dev/null 2>&1) || {
@@ -264,6 +269,7 @@ run_tests() {
             packages python3-venv $WIRE_TOOLS
         else
             packages python3-venv $WIRE_TOOLS $MACHINE_TOOLS
+            ! known "$BROWSER" || packages "$BROWSER"
         fi
         if [ ! -d "$shared/tools" ] || { [ "$part" = full ] && [ ! -d "$shared/kernel" ]; }; then
             as_root "$here/pixieboot.sh" unpack "$part"

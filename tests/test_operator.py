@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ class Running(Served):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
+        self.applications()
         self.config = directory / "pixieboot.yaml"
         self.config.write_text(f"registry: {directory}/reg\nstate: sqlite:{directory}/state.db\n")
         self._unix = access.listen(directory / "api.sock")
@@ -41,6 +42,20 @@ class Running(Served):
         self.port = self._tcp.getsockname()[1]
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+
+    def applications(self) -> None:
+        """Where another application is to be served."""
+
+    def in_loop(self, call: Callable[[], object]) -> None:
+        """Call this in the server's own thread, where the daemon records its events; wait for its end."""
+        done = threading.Event()
+
+        def called() -> None:
+            call()
+            done.set()
+
+        self._loop.call_soon_threadsafe(called)
+        assert done.wait(30)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

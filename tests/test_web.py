@@ -4,8 +4,10 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -13,6 +15,7 @@ from pixieboot.boots import Boot
 from pixieboot.model import Event, Mac
 from pixieboot.serve import access
 from pixieboot.serve.api import application
+from pixieboot.serve.context import Download
 from pixieboot.serve.web import OPEN_PATHS, STATIC, Pages, picture
 from tests.test_api import TOKEN, Answer, Served, call
 from tests.test_boots import DONE, FILES, UEFI, later
@@ -22,7 +25,7 @@ COOKIE = {**HOST, "cookie": f"pixieboot={access.cookie_of(TOKEN)}"}
 FORM = {**COOKIE, "content-type": "application/x-www-form-urlencoded", "origin": "http://10.0.0.1:8080"}
 STRANGER = Mac("02:00:00:00:00:09")
 HOSTILE = '<script>alert(1)</script>"\x1b[2J\u202e{{ 7*7 }}'
-VOID = {"meta", "link", "input", "br", "rect"}
+VOID = {"meta", "link", "input", "br", "rect", "img"}
 
 
 class Checked(HTMLParser):
@@ -122,7 +125,7 @@ def test_machines_and_strangers(served: Paged) -> None:
     served.happen(*later([*UEFI, *FILES], time.time() - 30))
     text = served.page("/ui/")
     assert "1 machine<" in text and "handed-over" in text and 'href="/ui/machines/web1"' in text
-    assert f"pixieboot machines add NAME mac={STRANGER}" in text
+    assert f'href="/ui/machines/{quote(STRANGER, safe="")}#adopt"' in text
     assert "web1" in served.page("/ui/machines?find=WEB") and "web1" not in served.page("/ui/machines?find=nobody")
     assert "web1" in served.page("/ui/?find=10.0.0.50")
 
@@ -214,3 +217,56 @@ def test_five_hundred_machines_within_a_second(served: Paged) -> None:
     assert text.count("handed-over") >= 500
     print(f"500 machines in {took:.2f} s")
     assert took < 4, f"{took:.2f} s (1 s on a quiet machine)"
+
+
+def test_adopted_changed_and_forgotten_by_forms(served: Paged) -> None:
+    served.store.see(STRANGER, None, "x64-efi", "PXEClient", time.time())
+    page = f"/ui/machines/{STRANGER}"
+    for name, said in (("no good", "cannot be the name"), ("web1", "described in a file")):
+        refused = served.ask(f"{page}/adopt", FORM, "POST", f"name={name}".encode())
+        Checked(refused.body.decode())
+        assert refused.status in (400, 409) and said in refused.body.decode() and f'value="{name}"' in refused.body.decode()
+    made = served.ask(f"{page}/adopt", FORM, "POST", b"name=web9&profile=menu")
+    assert (made.status, made.headers["location"]) == (303, "/ui/machines/web9")
+    assert served.context.registry.current.machines["web9"].profile == "menu"
+    assert 'id="describe"' in served.page("/ui/machines/web9") and 'id="describe"' not in served.page("/ui/machines/web1")
+    taken = served.ask("/ui/machines/web9/describe", FORM, "POST", b"profile=&boot=once&address=10.0.0.50&hostname=")
+    assert taken.status == 409 and "has the address 10.0.0.50 of machine web1" in taken.body.decode()
+    changed = served.ask("/ui/machines/web9/describe", FORM, "POST", b"profile=&boot=once&address=10.0.0.51&hostname=")
+    machine = served.context.registry.current.machines["web9"]
+    assert changed.status == 303 and (machine.profile, machine.boot, machine.address) == (None, "once", "10.0.0.51")
+    for action in ("adopt", "describe", "forget"):
+        assert served.ask(f"/ui/machines/web9/{action}", {**FORM, "origin": "http://evil.example"}, "POST", b"").status == 403
+        assert served.ask(f"/ui/machines/web9/{action}", {**FORM, "content-type": "text/plain"}, "POST", b"").status == 415
+    assert served.ask("/ui/machines/web1/forget", FORM, "POST", b"").status == 409
+    assert served.ask("/ui/machines/web9/forget", FORM, "POST", b"").headers["location"] == "/ui/"
+    assert "web9" not in served.context.registry.current.machines
+
+
+def test_rows_of_single_machines(served: Paged) -> None:
+    served.store.see(STRANGER, None, "x64-efi", "PXEClient", time.time())
+    text = served.page(f"/ui/rows?macs={STRANGER}+nonsense")
+    assert text.count("<tr ") == 1 and f'id="m-{STRANGER}"' in text
+    assert served.page("/ui/rows?macs=52:54:00:12:34:56").count('id="m-web1"') == 1
+    assert "<tr " not in served.page("/ui/rows")
+
+
+def test_what_is_being_loaded(served: Paged) -> None:
+    served.happen(*later(UEFI, time.time() - 5))
+    served.context.downloads.append(lambda: [Download("/assets/initrd.gz", "10.0.0.50", None, 200 << 20, 90 << 20)])
+    served.happen(Event(time.time(), Mac("52:54:00:12:34:56"), "dhcp", "acked", {"address": "10.0.0.50"}))
+    for path in ("/ui/", "/ui/machines/web1"):
+        text = served.page(path)
+        assert '<progress max="100" value="45"' in text and "initrd.gz, 90.0 MiB of 200.0 MiB" in text
+    told = served.ask("/api/v1/machines/web1/timeline").json()["downloads"]
+    assert told == [{"path": "/assets/initrd.gz", "bytes": 200 << 20, "sent": 90 << 20, "percent": 45,
+                     "text": "initrd.gz, 90.0 MiB of 200.0 MiB"}]  # fmt: skip
+
+
+def test_health_of_services_and_loaders(served: Paged, tmp_path: Path) -> None:
+    (tmp_path / "tftp").mkdir()
+    (tmp_path / "tftp" / "undionly.kpxe").write_bytes(bytes(5000))
+    settings = served.context.settings
+    served.context.settings = replace(settings, tftp=replace(settings.tftp, root=tmp_path / "tftp"))
+    text = served.page("/ui/health")
+    assert "67, 4011" in text and f"{tmp_path}/tftp/undionly.kpxe" in text and "4.9 KiB" in text

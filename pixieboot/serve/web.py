@@ -24,15 +24,16 @@ from pixieboot.journal import event_json, printable
 from pixieboot.model import Arch, Loader
 from pixieboot.registry import butane
 from pixieboot.serve import access, api
-from pixieboot.serve.answers import Refusal
+from pixieboot.serve.answers import Refusal, checked
 from pixieboot.serve.api import Api
 from pixieboot.serve.known import Who
-from pixieboot.serve.views import boot_json, group_json, profile_json, verdict_json
-from pixieboot.serve.writing import BootOrder
+from pixieboot.serve.views import boot_json, description, group_json, profile_json, verdict_json
+from pixieboot.serve.writing import BootOrder, Condition, Description
 from pixieboot.verdict import judge, nothing_heard
 
 ROOT = Path(__file__).parent.parent / "web"
 STATIC = {path.name: path for path in (ROOT / "static").iterdir()}
+ROWS = 100  # machines that are drawn anew at once; the page asks for more in turns
 PICTURE = 600  # width of a boot's picture, in its own units
 SECURITY = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -66,6 +67,7 @@ class Pages:
             block=lambda text: Markup("\n").join(printable(line, 2000) for line in text.splitlines()),
             size=size,
             path=lambda text: quote(str(text), safe=""),
+            id=lambda text: f"m-{text}",
         )
         self._templates.globals.update(version=__version__, stages=STAGES)
 
@@ -73,10 +75,14 @@ class Pages:
         return [
             Route("/ui", lambda request: RedirectResponse("/ui/", 303)),
             Route("/ui/", self.machines),
-            Route("/ui/machines", self.machine_rows),
+            Route("/ui/machines", self.machine_list),
+            Route("/ui/rows", self.rows),
             Route("/ui/machines/{name}", self.machine),
             Route("/ui/machines/{name}/boots", self.boots),
             Route("/ui/machines/{name}/boot", self.order, methods=["POST"]),
+            Route("/ui/machines/{name}/adopt", self.adopt, methods=["POST"]),
+            Route("/ui/machines/{name}/describe", self.describe, methods=["POST"]),
+            Route("/ui/machines/{name}/forget", self.forget, methods=["POST"]),
             Route("/ui/machines/{name}/explain", self.explanation),
             Route("/ui/leases", self.leases),
             Route("/ui/profiles", self.profiles),
@@ -124,29 +130,40 @@ class Pages:
 
     async def machines(self, request: Request) -> Response:
         """All machines, then strangers to adopt."""
-        described, strangers = await self._all(request)
-        return await self._page("machines.html", machines=described, strangers=strangers, find=request.query_params.get("find", ""))
+        return await self._page("machines.html", **await self._all(request), here="/ui/")
 
-    async def machine_rows(self, request: Request) -> Response:
+    async def machine_list(self, request: Request) -> Response:
         """The part of that page that changes."""
-        described, strangers = await self._all(request)
-        return await self._page("_machines.html", machines=described, strangers=strangers)
+        return await self._page("_machines.html", **await self._all(request))
 
-    async def _all(self, request: Request) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        find = request.query_params.get("find", "").strip().lower()
+    async def rows(self, request: Request) -> Response:
+        """The rows of the machines with these MACs."""
+        wanted = {name for name in request.query_params.get("macs", "").split()[:ROWS] if name}
+        machines = [who for who in self._known.all() if not wanted.isdisjoint(who.macs)]
+        return await self._page("_rows.html", machines=[each async for each in self._known.summaries(machines)])
+
+    async def _all(self, request: Request) -> dict[str, Any]:
+        find = request.query_params.get("find", "").strip()
         told = [each async for each in self._known.summaries(self._known.all())]
         if find:
+            words = find.lower()
             told = [
                 each
                 for each in told
-                if find in f"{each['name']} {' '.join(each['macs'])} {each['address']} {each['hostname']}".lower()
+                if words in f"{each['name']} {' '.join(each['macs'])} {each['address']} {each['hostname']}".lower()
             ]
-        return [each for each in told if each["described"]], [each for each in told if not each["described"]]
+        described, strangers = ([each for each in told if each["described"] is known] for known in (True, False))
+        return {"machines": described, "strangers": strangers, "find": find}
 
     async def machine(self, request: Request) -> Response:
         """One machine: what it boots next, and its boots."""
-        who = self._known.who(request.path_params["name"])
-        return await self._page("machine.html", **await self._told(who))
+        return await self._machine(self._known.who(request.path_params["name"], strangers=True))
+
+    async def _machine(self, who: Who, problem: Refusal | None = None, name: str = "") -> Response:
+        """problem: why the last form was not taken, name: what stood in it."""
+        status, described = problem.status if problem else 200, description(who.machine)
+        told = {**await self._told(who), "description": described, "problem": problem, "called": name}
+        return await self._page("machine.html", status, **told, here="/ui/")
 
     async def boots(self, request: Request) -> Response:
         """The part of that page that changes."""
@@ -179,7 +196,32 @@ class Pages:
         await self._api.writing.order(who, BootOrder(profile=form.get("profile") or None, boot=order))  # type: ignore[arg-type]
         if request.headers.get("hx-request"):
             return await self._page("_boots.html", **await self._told(who))
-        return RedirectResponse(f"/ui/machines/{quote(who.name, safe='')}", 303)
+        return _to_machine(who)
+
+    async def adopt(self, request: Request) -> Response:
+        """Describe a machine that was heard, under the name that the form gives it."""
+        who, form = self._known.who(request.path_params["name"], strangers=True), await _form(request)
+        name = form.get("name", "").strip()
+        try:
+            given = checked(Description, {"macs": list(who.macs), "profile": form.get("profile") or None})
+            made, _ = await self._api.writing.put(name, given, Condition(if_none_match="*"))
+        except Refusal as problem:
+            return await self._machine(who, problem, name)
+        return _to_machine(made)
+
+    async def describe(self, request: Request) -> Response:
+        """Change the description of a machine that was adopted."""
+        who, form = self._known.who(request.path_params["name"]), await _form(request)
+        try:
+            changes = {key: form[key].strip() or None for key in ("profile", "boot", "address", "hostname") if key in form}
+            return _to_machine(await self._api.writing.patch(who.name, changes))
+        except Refusal as problem:
+            return await self._machine(who, problem)
+
+    async def forget(self, request: Request) -> Response:
+        await _form(request)
+        await self._api.writing.delete(request.path_params["name"])
+        return RedirectResponse("/ui/", 303)
 
     async def explanation(self, request: Request) -> Response:
         """A dry run for this machine, as any firmware."""
@@ -201,12 +243,13 @@ class Pages:
             loader=loader.value,
             arches=arches,
             loaders=loaders,
+            here="/ui/",
         )
 
     # --- the rest ---
 
     async def leases(self, request: Request) -> Response:
-        return await self._page("leases.html", leases=self._known.all_leases())
+        return await self._page("leases.html", leases=self._known.all_leases(), here="/ui/leases")
 
     async def profiles(self, request: Request) -> Response:
         """Profiles with who boots them, and groups in the order in which they are tried."""
@@ -217,13 +260,13 @@ class Pages:
         inventory = self._known.inventory
         groups = [group_json(group) for group in sorted(inventory.groups.values(), key=lambda g: (-len(g.match), g.name))]
         profiles = [{**profile_json(profile), "users": users.get(name, [])} for name, profile in sorted(inventory.profiles.items())]
-        return await self._page("profiles.html", profiles=profiles, groups=groups)
+        return await self._page("profiles.html", profiles=profiles, groups=groups, here="/ui/profiles")
 
     async def log(self, request: Request) -> Response:
-        return await self._page("log.html", events=self._api.feed.latest(300)[::-1])
+        return await self._page("log.html", events=self._api.feed.latest(300)[::-1], here="/ui/log")
 
     async def health(self, request: Request) -> Response:
-        return await self._page("health.html", health=self._known.health())
+        return await self._page("health.html", health=self._known.health(), here="/ui/health")
 
 
 def _without_controls(value: Any) -> Any:
@@ -240,6 +283,10 @@ def picture(boot: Boot) -> list[dict[str, Any]]:
         x = min(PICTURE * (start - boot.start) / whole, PICTURE - width)
         parts.append({"stage": name, "x": round(x, 1), "width": round(width, 1), "took": duration(end - start)})
     return parts
+
+
+def _to_machine(who: Who) -> Response:
+    return RedirectResponse(f"/ui/machines/{quote(who.name, safe='')}", 303)
 
 
 async def _form(request: Request) -> Mapping[str, str]:
