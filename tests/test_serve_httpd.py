@@ -889,7 +889,7 @@ def test_transfers_that_take_too_long_are_cut_off(tmp_path: Path) -> None:
 
 
 def test_how_far_a_download_came_is_told(tmp_path: Path) -> None:
-    with serving(tmp_path) as host:
+    with serving(tmp_path, ZeroCopyH11) as host:
         (tmp_path / "assets" / "initrd").write_bytes(bytes(64 << 20))
         with host.connect() as wire:
             wire.send("GET /assets/initrd HTTP/1.1\nHost: x")
