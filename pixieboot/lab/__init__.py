@@ -219,6 +219,10 @@ class Lab:
         self.daemon.wait()
         self.server.stop(self.daemon)
 
+    def neighbour(self, name: str, address: str) -> Host:
+        """One more host on this wire, with nothing on it yet."""
+        return self._switch.host(name, f"{address}/24")
+
     def daemon_command(self) -> list[str]:
         return [sys.executable, "-m", "pixieboot", "serve", "-c", str(self.directory / "pixieboot.yaml")]
 
