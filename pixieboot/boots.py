@@ -236,8 +236,18 @@ class Facts:
         return self.boot.events[-1]
 
     def quiet(self, since: Event, patience: float) -> bool:
-        """Has the machine been silent for longer than a healthy one would be, or begun another boot?"""
-        return self.boot.over or self.now - max(since.at, self.last.at) > patience
+        """Has the machine been silent for longer than a healthy one would be, or begun another boot?
+
+        It is not silent while it loads something by TFTP, which may take minutes and always has an end that is told.
+        """
+        silence = self.now - max(since.at, self.last.at)
+        return self.boot.over or silence > (max(patience, OS_GAP) if self.in_transfer else patience)
+
+    @property
+    def in_transfer(self) -> bool:
+        """Was a TFTP transfer begun that has not ended?"""
+        running = {path_of(e) for e in self.transfers if e.kind == "started"}
+        return any(next(e for e in reversed(self.transfers) if path_of(e) == path).kind == "started" for path in running)
 
     @property
     def arch(self) -> str:
@@ -248,9 +258,14 @@ class Facts:
 
     @property
     def late(self) -> int:
-        """`secs` of the first DISCOVER, if it shows that earlier ones were lost; else 0."""
+        """`secs` of the first DISCOVER, if it shows that earlier ones were lost; else 0.
+
+        iPXE says 4 in its first packet, 8 in its second, and so on, whatever the time: it waits 1 s, then 2, then 4, at most 10.
+        """
         first = next((e for e in self.boot.events if e.service == "dhcp"), None)
         secs = int(first.detail.get("secs") or 0) if first is not None and first is self.boot.events[0] else 0
+        if first is not None and loader_of(first) == Loader.IPXE.value:
+            secs = sum(min(1 << lost, 10) for lost in range(min(secs // 4, 100) - 1))
         return secs if secs >= LATE_SECS else 0
 
     @property

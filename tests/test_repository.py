@@ -47,6 +47,8 @@ def test_every_module_has_its_test() -> None:
             names = {f"test_wire_{parts[1]}"}
         elif parts[0] == "lab":
             names = {"test_netns" if parts[-1] == "hosts" else "test_lab"}
+        elif parts[0] == "verdict":
+            names = {"test_verdict"}  # a rule fits a boot that no rule above it fits: told by stories of all stages
         else:
             names = {f"test_{parts[-1]}", "test_" + "_".join(parts)}
         # The __init__ of a package that only says what is in it needs none.

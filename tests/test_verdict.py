@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from pixieboot.boots import Boot, split
+from pixieboot.boots import Boot, Facts, split
 from pixieboot.model import Arch, Assignment, Client, Event, Loader, Mac, Machine, MachineState, Profile, Silence, Site, Variant
 from pixieboot.policy import next_boot
-from pixieboot.verdict import REASONS, RULES, Verdict, judge, nothing_heard
+from pixieboot.verdict import RULES, Verdict, judge, nothing_heard
+from pixieboot.verdict.dhcp import REASONS
 from tests.test_boots import DONE, FILES, OS, UEFI, event, later
 from tests.test_policy import a_site
 
@@ -108,6 +109,17 @@ STORIES: Mapping[str, tuple[str, list[Event], float, Assignment]] = {
     # still at it
     "just offered": ("going", [offered(0)], 3, Assignment()),
     "loads its boot program": ("loading", [offered(0), STARTED], 7, Assignment()),
+    "the card's iPXE runs PXELINUX, which loads for minutes": (
+        "loading",
+        [
+            event(0, "dhcp offered", url="http://10.0.0.1/boot.ipxe", secs=8, **IPXE),
+            event(16, "tftp started", path="pxelinux.0", bytes=42_430),
+            sent(17, "pxelinux.0"),
+            event(18, "tftp started", path="/assets/initrd.img", bytes=900_000_000),
+        ],
+        400,
+        Assignment(),
+    ),
     "runs iPXE since a moment": ("going", UEFI[:6], 12, Assignment()),
     "loads a kernel since a moment": ("going", UEFI, 30, Assignment()),
     "the disk of a Pi answers later": ("going", [ON_PI], 3, Assignment()),
@@ -425,6 +437,12 @@ def test_a_boot_that_was_cut_off_is_not_under_way() -> None:
 def test_a_late_first_packet_is_added_to_any_other_verdict() -> None:
     verdict = judge(Boot((offered(0, secs=12), *UEFI[1:], *FILES, *DONE)), 310)
     assert verdict.name == "installed" and "12 s late" in verdict.sentence
+
+
+@pytest.mark.parametrize("secs, late", {4: 0, 8: 0, 16: 0, 20: 15, 40: 65}.items())
+def test_ipxe_counts_packets_in_secs(secs: int, late: int) -> None:
+    first = event(0, "dhcp offered", url="http://10.0.0.1/boot.ipxe", secs=secs, **IPXE)
+    assert Facts(Boot((first,)), 0, Assignment(), ()).late == late
 
 
 def test_the_variant_of_the_architecture_decides_which_files_are_awaited() -> None:
