@@ -207,6 +207,7 @@ serve() {
 # Packages that start no service.  Those that would are unpacked into the cache instead of being installed.
 WIRE_TOOLS="iproute2 util-linux gpg gpg-agent ipxe dnsmasq-base tftp-hpa atftp curl udhcpc isc-dhcp-client dhcpcd-base tcpdump nftables"
 MACHINE_TOOLS="qemu-system-x86 ovmf ipxe-qemu busybox-static cpio kmod gcc libc6-dev wrk ethtool"
+BROWSER="chromium" # a snap on Ubuntu, which would run a service: only where it is a package
 UNPACKED="isc-dhcp-relay isc-dhcp-server"
 
 # unpack DIRECTORY PACKAGE…: runs as root.  The files of these packages below DIRECTORY, not installed; complete or absent.
