@@ -129,14 +129,14 @@ def test_a_cold_file_is_fetched_once_for_all_who_wait(path: Path, monkeypatch: p
     async def main() -> list[Chunk | OSError]:
         store, outcomes = Blocks(), list[Chunk | OSError]()
         assert store.find(content, 65464, 1, 1, 0.0) is None
-        longest, before = 0.0, time.monotonic()
+        turns = 0
         for _ in range(3):
             store.fetch(content, 65464, 1, 1, 0.0, outcomes.append)
         content.release()  # the reading holds it
         while len(outcomes) < 3:
             await asyncio.sleep(0.001)
-            longest, before = max(longest, time.monotonic() - before), time.monotonic()
-        assert longest < 0.045
+            turns += 1
+        assert turns > 5, "the loop stood still while the file was read"
         store.close()
         return outcomes
 

@@ -211,12 +211,12 @@ def test_five_hundred_machines_within_a_second(served: Paged) -> None:
         served.store.see(mac, None, "x64-efi", "PXEClient", time.time())
         for event in later([*UEFI, *FILES], time.time() - 30):
             served.journal.record(Event(event.at, mac, event.service, event.kind, event.detail))
-    began = time.perf_counter()
+    began = time.process_time()
     text = served.page("/ui/")
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     assert text.count("handed-over") >= 500
     print(f"500 machines in {took:.2f} s")
-    assert took < 4, f"{took:.2f} s (1 s on a quiet machine)"
+    assert took < 4, f"{took:.2f} s of processor time (under 1 s on a quiet machine)"
 
 
 def test_adopted_changed_and_forgotten_by_forms(served: Paged) -> None:
