@@ -1,17 +1,18 @@
 """Before anything is blamed: is this host able to boot others?  One check a thing, each with how to mend it; changes nothing."""
 
-import asyncio
 import ctypes
 import json
 import os
 import pwd
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pixieboot import config, firewall
 from pixieboot.bootprogram import examine
@@ -19,12 +20,12 @@ from pixieboot.client import Daemon, Unreachable
 from pixieboot.config import Settings
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.firewall import Closed, Port
-from pixieboot.model import Arch, Site
+from pixieboot.model import Arch, Mac, Site
 from pixieboot.registry import Registry
 from pixieboot.serve import access
 from pixieboot.serve.files import open_boot_file, remedy
 from pixieboot.serve.links import ETHERNET, Link, Sites
-from pixieboot.serve.neighbours import Neighbour, Neighbours
+from pixieboot.serve.neighbours import Neighbour
 from pixieboot.serve.privilege import USER
 from pixieboot.serve.udp import others
 
@@ -333,23 +334,24 @@ def check_clock(now: float, synchronised: bool | None) -> Check:
 
 
 def check_neighbours(sites: Sites) -> Iterator[Check]:
-    """Who else answers DHCP and PXE on our networks?  Asks the wire."""
-    found: list[Neighbour] = []
-    neighbours = Neighbours(sites, found.append, time.time)
-    try:
-        neighbours.bind()
-    except OSError as error:
-        yield Check("neighbours", "warning", f"the wire cannot be asked: {error.strerror}", "Run doctor as root.")
+    """Who else answers DHCP and PXE on our networks?  Asks the wire, by scapy in a process of its own."""
+    asked = [site for site in _one_each(sites.sites) if (link := sites.link(site.ifindex)) and link.type == ETHERNET]
+    macs = [f"{site.interface}={Mac.of(link.mac)}" for site in asked if (link := sites.link(site.ifindex))]
+    done = subprocess.run([sys.executable, "-m", "pixieboot.probe", *macs], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().rpartition("\n")[2] or f"exit {done.returncode}"
+        yield Check("neighbours", "warning", f"the wire cannot be asked: {reason}", "Run doctor as root.")
         return
+    answers = json.loads(done.stdout)
+    own = {str(address.ip) for link in sites.links.values() for address in link.addresses}
+    for site in asked:
+        heard = [answer for answer in answers if answer["interface"] == site.interface and answer["address"] not in own]
+        yield from judge_neighbours(site, [_neighbour(site, answer) for answer in heard])
 
-    async def ask() -> None:
-        neighbours.start()
-        await neighbours.probe(_one_each(sites.sites))
-        neighbours.close()
 
-    asyncio.run(ask())
-    for site in _one_each(sites.sites):
-        yield from judge_neighbours(site, [each for each in found if each.ifindex == site.ifindex])
+def _neighbour(site: Site, answer: dict[str, Any]) -> Neighbour:
+    address, mac = answer["address"], Mac(answer["mac"])
+    return Neighbour(site.interface, site.ifindex, address, mac, answer["leases"], answer["pxe"], time.time())
 
 
 def judge_neighbours(site: Site, found: Sequence[Neighbour]) -> Iterator[Check]:

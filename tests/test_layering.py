@@ -26,7 +26,7 @@ LAYERS = (
     {"journal"},
     {"config"},
     {"serve"},
-    {"doctor", "simulate", "images", "lab", "install", "client", "adopt", "routerhelp", "bootprogram", "firewall"},
+    {"doctor", "simulate", "images", "lab", "install", "client", "adopt", "routerhelp", "bootprogram", "firewall", "probe"},
     {"cli"},
     {"operator"},  # the commands that cli.py imports when they are called
     {"__main__"},
@@ -145,6 +145,7 @@ def test_nothing_is_imported_that_is_not_a_dependency(module: str) -> None:
         "pixieboot",
         "pydantic",
         "rich",
+        "scapy",
         "starlette",
         "tftpy",
         "uvicorn",
