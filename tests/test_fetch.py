@@ -292,7 +292,7 @@ def test_the_least_recently_used_goes_first_but_nothing_that_is_in_use(tmp_path:
             assert get(host, origin.url(f"/{name}")) == files[name]
             until(lambda wanted=number + 1: kinds(host).count("fetched") == wanted)  # type: ignore[misc]
             os.utime(kept / fetch.key_of(origin.url(f"/{name}")), (number, number))
-        hold = host.service._cache
+        hold = host.service._downloads._cache
         host.call(lambda: hold.users.update([fetch.key_of(origin.url("/a"))]))  # somebody loads it
         assert get(host, origin.url("/c")) == files["c"]
         until(lambda: kinds(host).count("fetched") == 3)

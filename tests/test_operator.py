@@ -16,7 +16,7 @@ from pixieboot.client import Daemon, Unreachable
 from pixieboot.model import Event, Mac
 from pixieboot.operator import ago, complete_machine, stamp, table, until
 from pixieboot.serve import access
-from pixieboot.serve.httpd import Server
+from pixieboot.serve.asgi import Server
 from tests.test_api import Served
 from tests.test_boots import FILES, MAC, UEFI, later
 

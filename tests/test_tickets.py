@@ -125,12 +125,12 @@ def test_a_head_request_uses_nothing_up(host: Host) -> None:
 def test_it_is_used_up_after_a_minute_and_over_after_a_quarter_of_an_hour(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     used, unused = address(host), address(host, "s")
     assert host.get(used).status == 200
-    now = host.service._tickets._clock()
-    host.service._tickets._clock = lambda: now + 61
+    now = host.service._documents._tickets._clock()
+    host.service._documents._tickets._clock = lambda: now + 61
     assert b"used up" in host.get(used).body
     assert host.get(unused + "user-data").status == 200
     assert address(host) != used, "another boot has another address"
-    host.service._tickets._clock = lambda: now + 901
+    host.service._documents._tickets._clock = lambda: now + 901
     assert b"15 minutes, which are over" in host.get(unused + "user-data").body
 
 
@@ -158,8 +158,8 @@ def test_what_was_handed_out_and_used_outlives_the_daemon(tmp_path: Path) -> Non
 def test_every_boot_has_an_address_of_its_own_though_scripts_are_remembered(host: Host) -> None:
     first = address(host)
     assert address(host) == first, "one boot asks more than once, and its signature is of the same text"
-    now = host.service._tickets._clock()
-    host.service._tickets._clock = lambda: now + 120
+    now = host.service._documents._tickets._clock()
+    host.service._documents._tickets._clock = lambda: now + 120
     assert address(host) != first
 
 

@@ -10,10 +10,10 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pixieboot.serve import access
+from pixieboot.serve.asgi import Server
 from pixieboot.serve.context import Context
 from pixieboot.serve.feed import Feed
 from pixieboot.serve.history import History
-from pixieboot.serve.httpd import Server
 from pixieboot.serve.udp import refusal
 
 

@@ -201,6 +201,13 @@ class Sites:
             return self.sites[0] if self.sites else None
         return site
 
+    def serving(self, local: str) -> Site | None:
+        """The network that an address of ours belongs to; a second address of an interface is served like its first."""
+        if site := self.of_address(local):
+            return site
+        holders = (link for link in self.links.values() if any(str(address.ip) == local for address in link.addresses))
+        return next((site for link in holders if (site := self.at(link.index))), None)
+
     def for_relay(self, address: str, ifindex: int = 0) -> Site | None:
         """The network behind a relay, by its subnet-selecting address (82.5, 118 or giaddr), and by where its packets arrive.
 
