@@ -13,8 +13,9 @@ from tests.netns import NETNS, HostError, Network
 
 pytestmark = pytest.mark.needs_root
 CHILD = """
-import sys, time
+import signal, time
 from pixieboot.lab.hosts import Network
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background has it ignored, and so would its children
 with Network("netnstest") as network:
     host = network.host("doomed")
     process = host.start("sleep", "600")
