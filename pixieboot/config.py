@@ -102,6 +102,8 @@ class CacheSettings:
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
+    """level: debug | info | warning | error; format: text | json, one object a line."""
+
     level: str = "info"
     format: str = "text"
 

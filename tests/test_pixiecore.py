@@ -11,7 +11,7 @@ from pixieboot import render
 from pixieboot.errors import WireError
 from pixieboot.inventory import Inventory
 from pixieboot.model import Boot, Client, Loader, Mac, Stage
-from pixieboot.registry.pixiecore import MACHINES, PixiecoreMachines, Spec, is_api, prefix_of, question, spec_of
+from pixieboot.registry.pixiecore import MACHINES, PixiecoreMachines, Spec, prefix_of, question, spec_of
 from pixieboot.remote import Remote, path_of
 from tests.test_render import SITE
 
@@ -48,7 +48,6 @@ def args(body: bytes) -> str:
 
 @pytest.mark.parametrize("prefix", ["http://h", "http://h/", "https://h:8/a/b", "https://h:8/a/b/"])
 def test_what_is_asked(prefix: str) -> None:
-    assert is_api(f"pixiecore+{prefix}") and not is_api(prefix)
     assert question(f"pixiecore+{prefix}", MAC) == f"{prefix.rstrip('/')}/v1/boot/52:54:00:12:34:56"
     assert prefix_of(f"pixiecore+{prefix}").endswith("/")
 

@@ -251,6 +251,9 @@ def test_architecture_names_every_module() -> None:
     }
     missing = sorted(name for name in names if name not in text)
     assert not missing, f"ARCHITECTURE.md does not tell of: {', '.join(missing)}"
+    inside = text[text.index("### Inside `serve/`") : text.index("## Four ways through")]
+    modules, told = {path.stem for path in (PACKAGE / "serve").glob("*.py")} - {"__init__"}, set(re.findall(r"`(\w+)`", inside))
+    assert modules == told, f"ARCHITECTURE.md, inside serve/: {', '.join(sorted(modules ^ told))}"
 
 
 # --- packaging ------------------------------------------------------------------------------------------------------

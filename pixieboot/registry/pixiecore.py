@@ -18,7 +18,6 @@ from pixieboot.registry.foreign import Stamp
 from pixieboot.registry.gotemplate import GoTemplate, TemplateFault, quoted
 from pixieboot.sandbox import CONTROL
 
-SCHEMES = ("pixiecore+http://", "pixiecore+https://")
 MACHINES = 4096  # answers kept; the one asked for longest ago goes first
 
 _WORD = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^ \t"]|")+')
@@ -35,11 +34,6 @@ class Spec:
     args: tuple[str, ...] = ()
     message: str = ""
     script: str = ""
-
-
-def is_api(source: str) -> bool:
-    """Does `registry` name an API?"""
-    return source.startswith(SCHEMES)
 
 
 def prefix_of(source: str) -> str:

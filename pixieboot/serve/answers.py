@@ -25,6 +25,7 @@ class Refusal(Exception):
 
 
 def etag(value: Any) -> str:
+    """A strong ETag of this content (RFC 9110 §8.8.3)."""
     return f'"{hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:20]}"'
 
 
@@ -43,6 +44,7 @@ def tagged(request: Request, value: dict[str, Any], tag: str = "") -> Response:
 
 
 def limit(request: Request) -> int:
+    """How many entries of a list are asked for, 1 to LARGEST_PAGE.  Raises Refusal."""
     text = request.query_params.get("limit", str(PAGE))
     if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= LARGEST_PAGE):
         raise Refusal(
@@ -69,6 +71,7 @@ async def body(request: Request, model: type[BaseModel]) -> Any:
 
 
 def takes_json(request: Request, *others: str) -> None:
+    """Raises Refusal for a body that does not say that it is JSON, or one of the others."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type not in ("application/json", *others):
         raise Refusal(415, "Content-Type", f"{content_type or 'nothing'} is not taken", "Send application/json.")

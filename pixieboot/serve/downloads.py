@@ -141,17 +141,16 @@ class Downloads:
         """fetched: the hold on a file that may still be arriving (fetch.Fetched)."""
         version = conditional.Version(file.size, file.mtime_ns, file.inode)
         part = conditional.answer(request.headers, version)
-        content_type = CONTENT_TYPES.get(PurePosixPath(request.parts[-1]).suffix.lower(), b"application/octet-stream")
-        validators = [(b"ETag", version.etag), (b"Last-Modified", version.last_modified), (b"Accept-Ranges", b"bytes")]
+        head = [(b"ETag", version.etag), (b"Last-Modified", version.last_modified), (b"Accept-Ranges", b"bytes")]
         if part.status == 412:
-            return Reply(412, b"The file is not the one you began with: start again.\n", headers=tuple(validators))
+            return Reply(412, b"The file is not the one you began with: start again.\n", headers=tuple(head))
         if part.status == 416:
-            validators.append((b"Content-Range", b"bytes */%d" % file.size))
-            return Reply(416, b"That part is beyond the end of the file.\n", headers=tuple(validators))
-        head = [(b"Date", date()), *validators]
+            head.append((b"Content-Range", b"bytes */%d" % file.size))
+            return Reply(416, b"That part is beyond the end of the file.\n", headers=tuple(head))
         if part.status == 206:
             head.append((b"Content-Range", b"bytes %d-%d/%d" % (part.first, part.first + part.count - 1, file.size)))
         if part.status != 304:
+            content_type = CONTENT_TYPES.get(PurePosixPath(request.parts[-1]).suffix.lower(), b"application/octet-stream")
             head += [(b"Content-Type", content_type), (b"Content-Length", b"%d" % part.count)]
         began = time.monotonic()
         if part.status == 200 and part.count > INLINE and request.method == "GET":
@@ -161,18 +160,11 @@ class Downloads:
             if not fetched:  # that one goes out in many pieces, of which the last alone is counted
                 self._running[id(scope)] = (request.path, request.peer, mac, part.count, sent)
         try:
-            await send({"type": "http.response.start", "status": part.status, "headers": head})
+            await send({"type": "http.response.start", "status": part.status, "headers": [(b"Date", date()), *head]})
             if request.method == "HEAD" or not part.count:
                 await send({"type": "http.response.body", "body": b""})
                 return None
-            if fetched:
-                await self._as_it_arrives(fetched, part, send, scope)
-            elif part.count <= INLINE:
-                await send({"type": "http.response.body", "body": await _inline(file, part)})
-            elif zerocopy.ZEROCOPY in scope.get("extensions", {}):
-                await send({"type": zerocopy.ZEROCOPY, "file": file.fd, "offset": part.first, "count": part.count})
-            else:
-                await _stream(file, part, send)
+            await self._send_part(file, part, send, scope, fetched)
         except OSError as error:
             why = (fetched and fetched.failure) or error.strerror or type(error).__name__
             source = {"url": fetched.url} if fetched and fetched.failure else {}
@@ -185,6 +177,16 @@ class Downloads:
         level = "info" if part.first + part.count == file.size else "debug"
         self._context.journal.record(Event(time.time(), mac, "http", "sent", detail, level))
         return None
+
+    async def _send_part(self, file: File, part: conditional.Answer, send: Send, scope: Any, fetched: Any) -> None:
+        if fetched:
+            await self._as_it_arrives(fetched, part, send, scope)
+        elif part.count <= INLINE:
+            await send({"type": "http.response.body", "body": await _inline(file, part)})
+        elif zerocopy.ZEROCOPY in scope.get("extensions", {}):
+            await send({"type": zerocopy.ZEROCOPY, "file": file.fd, "offset": part.first, "count": part.count})
+        else:
+            await _stream(file, part, send)
 
     async def _as_it_arrives(self, fetched: Any, part: conditional.Answer, send: Send, scope: Any) -> None:
         """A part of a file that may still be growing.  Raises OSError if it does not grow to its end."""
