@@ -26,8 +26,8 @@ from pixieboot.serve import access
 from pixieboot.serve.files import open_boot_file, remedy
 from pixieboot.serve.links import ETHERNET, Link, Sites
 from pixieboot.serve.neighbours import Neighbour
+from pixieboot.serve.ports import others
 from pixieboot.serve.privilege import USER
-from pixieboot.serve.udp import others
 
 FREE_OCTETS, FREE_SHARE = 200 << 20, 0.03
 OLD_IPXE = "1.0.0+git-2019"

@@ -68,6 +68,9 @@ class Mac(str):
         return bytes.fromhex(self.replace(":", ""))
 
 
+NO_MAC = Mac("00:00:00:00:00:00")  # of who does not say its own, and whose address does not tell it
+
+
 def parse_uuid(text: str) -> str | None:
     """The UUID in lower case with dashes; None if it is malformed or a placeholder that many boards share."""
     plain = text.strip().strip("{}").lower()

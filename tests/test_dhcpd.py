@@ -24,7 +24,8 @@ from pixieboot.serve.bootapi import BootApi
 from pixieboot.serve.context import Context
 from pixieboot.serve.dhcpd import DhcpService
 from pixieboot.serve.links import Link, Sites, read_links
-from pixieboot.serve.udp import UdpPort, others
+from pixieboot.serve.ports import others
+from pixieboot.serve.udp import UdpPort
 from tests import upstreamhost
 from tests.netns import Host, Switch
 from tests.netns import Network as Cables

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from pixieboot.journal import Journal
-from pixieboot.model import Arch, Loader, Mac, Stage
-from pixieboot.serve.rendered import NOBODY
+from pixieboot.model import NO_MAC, Arch, Loader, Mac, Stage
 from pixieboot.serve.requests import Refused, Reply, Request, Told, client_of, mac_in, missing, parts_of, read, split
 
 MAC = Mac("52:54:00:12:34:56")
@@ -83,7 +82,7 @@ def test_read_only() -> None:
 
 
 CLIENTS: Mapping[str, tuple[str, Mac | None, dict[str, Any]]] = {  # query, MAC known by its address -> what is known
-    "nothing": ("", None, {"mac": NOBODY, "arch": None, "labels": {}}),
+    "nothing": ("", None, {"mac": NO_MAC, "arch": None, "labels": {}}),
     "by its address": ("", MAC, {"mac": MAC}),
     "the query counts more": ("mac=02-00-00-00-00-01", MAC, {"mac": "02:00:00:00:00:01"}),
     "the first of several": ("mac=525400123456&mac=020000000001&x=1&x=2", None, {"mac": MAC, "labels": {"x": "1"}}),

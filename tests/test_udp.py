@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import socket
 import sys
 import time
@@ -12,7 +11,8 @@ import pytest
 
 from pixieboot.errors import OperatorError
 from pixieboot.serve import udp
-from pixieboot.serve.udp import Holder, UdpPort, others, refusal
+from pixieboot.serve.ports import Holder, others
+from pixieboot.serve.udp import UdpPort
 from tests.netns import Host, Network
 
 HOLD = "import socket, sys, time; s = socket.socket(2, 2); s.bind(('', int(sys.argv[1]))); time.sleep(60)"
@@ -197,20 +197,6 @@ def test_rfc1123_4_2_3_4_a_port_for_one_alone_ignores_broadcasts(hosts: tuple[Ho
         return heard
 
     assert (b"asked" in asyncio.run(work())) == answered
-
-
-def test_our_own_sockets_are_not_others() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as listener:
-        sock.bind(("127.0.0.1", 0))
-        listener.bind(("::1", 0))
-        listener.listen()
-        assert others(sock.getsockname()[1]) == []
-        assert others(listener.getsockname()[1], "tcp") == []
-
-
-def test_a_missing_right_is_told_with_the_way_out() -> None:
-    error = refusal(PermissionError(13, os.strerror(13)), 67)
-    assert str(error) == "UDP port 67: this user may not open it. Start pixieboot as root: it drops root once its ports are open."
 
 
 def test_ports_that_close_in_their_own_handler_stop_reading() -> None:

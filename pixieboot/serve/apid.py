@@ -14,7 +14,7 @@ from pixieboot.serve.asgi import Server
 from pixieboot.serve.context import Context
 from pixieboot.serve.feed import Feed
 from pixieboot.serve.history import History
-from pixieboot.serve.udp import refusal
+from pixieboot.serve.ports import refusal
 
 
 class ApiService:

@@ -17,7 +17,7 @@ from pixieboot.dhcp import Destination, Noted, Reply, client_of, repeat, respond
 from pixieboot.errors import OperatorError, WireError
 from pixieboot.inventory import Inventory
 from pixieboot.memo import Form, Memo, Own, Remembered, form_of
-from pixieboot.model import NO_ADDRESS, Arrival, Client, Event, Lease, Loader, LoadNBP, Mac, Site
+from pixieboot.model import NO_ADDRESS, NO_MAC, Arrival, Client, Event, Lease, Loader, LoadNBP, Mac, Site
 from pixieboot.policy import LOOP_LIMIT
 from pixieboot.pxe import RASPBERRY_PI_OUIS, STYLES, Styles, uuid_in
 from pixieboot.registry.sqlite import StoreError
@@ -27,11 +27,12 @@ from pixieboot.serve.context import Context
 from pixieboot.serve.links import ETHERNET, Link
 from pixieboot.serve.neighbours import Neighbour, Neighbours
 from pixieboot.serve.packet import BROADCAST_MAC, Frames, retold, udp_frame
-from pixieboot.serve.udp import DONE, UdpPort, others
+from pixieboot.serve.ports import others
+from pixieboot.serve.udp import DONE, UdpPort
 from pixieboot.wire.dhcp import CLIENT_ID, CLIENT_UUID, DHCPREQUEST, MESSAGE_TYPE, SERVER_ID, Message, decode, encode, spans
 
 SERVER_PORT, BOOT_PORT = 67, 4011
-EVERYBODY, NO_MAC = "255.255.255.255", "00:00:00:00:00:00"
+EVERYBODY = "255.255.255.255"
 TELL_AGAIN = 5.0  # seconds until an answer that is repeated counts as another fact for the journal
 SAY_AGAIN = 600.0  # seconds until the same silence towards the same client is noted again
 PROBE_EVERY = 3600.0

@@ -19,18 +19,17 @@ import uvicorn
 
 from pixieboot import remote
 from pixieboot.errors import OperatorError
-from pixieboot.model import Event, Mac
+from pixieboot.model import NO_MAC, Event, Mac
 from pixieboot.serve import parsers, zerocopy
 from pixieboot.serve.asgi import Application, Receive, Send, Server, canonical
 from pixieboot.serve.context import Asks, Context
 from pixieboot.serve.documents import SCRIPT_LOADERS, Documents
 from pixieboot.serve.downloads import Downloads
+from pixieboot.serve.ports import refusal
 from pixieboot.serve.remembered import Remembered
-from pixieboot.serve.rendered import NOBODY
 from pixieboot.serve.requests import NO_STORE, TEXT, Refused, Reply, Request, Told, client_of, mac_in, missing, named, read
 from pixieboot.serve.signing import Signer
 from pixieboot.serve.tickets import Tickets
-from pixieboot.serve.udp import refusal
 
 DESCRIPTORS = 8192  # of this process: a connection under way needs three
 SWEEP = 1.0  # seconds between looks for connections that stand still
@@ -262,7 +261,7 @@ class HttpService:
             mac = client_of(request, self.context.journal.mac_of(request.peer)).mac
         else:
             mac = mac_in(request.parts[-1])
-        if mac != NOBODY and (failure := await api.latest(mac)):
+        if mac != NO_MAC and (failure := await api.latest(mac)):
             raise Refused(failure[0], f"No boot data: {failure[1]}.\n")
 
     async def _done(self, request: Request) -> Reply:
@@ -270,7 +269,7 @@ class HttpService:
         request.only("GET", "POST")
         client = client_of(request, self.context.journal.mac_of(request.peer))
         key = self.context.state_key(client)
-        if key == NOBODY:
+        if key == NO_MAC:
             raise Refused(400, "Which machine is done? Add ?mac=52:54:00:12:34:56 to the address.\n")
         if request.method == "HEAD":
             return Reply(200, b"done\n", headers=NO_STORE)

@@ -4,12 +4,10 @@ from functools import partial
 
 from pixieboot import render
 from pixieboot.content import FileBelow, Place, Rendered
-from pixieboot.model import Arch, Boot, Client, Loader, Mac, Machine, Silence, Site, Stage
+from pixieboot.model import NO_MAC, Arch, Boot, Client, Loader, Mac, Machine, Silence, Site, Stage
 from pixieboot.policy import next_boot
 from pixieboot.serve.context import Context
 from pixieboot.serve.tickets import Tickets
-
-NOBODY = Mac("00:00:00:00:00:00")  # asks without a MAC, and its address tells nothing
 
 PI_3 = "b827eb"  # models up to the 3: the rest of the MAC is the end of the serial number
 _LOADERS = {
@@ -36,7 +34,7 @@ def mac_of(place: Place, context: Context) -> Mac | None:
 
 
 def _of_serial(serial: str, context: Context) -> Machine | None:
-    return context.registry.current.machine_of(Client(NOBODY, serial=serial))
+    return context.registry.current.machine_of(Client(NO_MAC, serial=serial))
 
 
 def text_at(place: Rendered, context: Context, site: Site, peer: str) -> bytes | None:
@@ -48,7 +46,7 @@ def text_at(place: Rendered, context: Context, site: Site, peer: str) -> bytes |
     mac = mac_of(place, context)
     if mac is None and not (place.serial and _of_serial(place.serial, context)):
         mac = context.journal.mac_of(place.address or peer)
-    mac = mac or NOBODY
+    mac = mac or NO_MAC
     client = Client(mac, arch, loader, Stage.SCRIPT, place.uuid, place.serial, address=peer)
     assignment = context.assign(client, site)
     step = next_boot(client, assignment, site)

@@ -8,9 +8,8 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from pixieboot.journal import Journal
-from pixieboot.model import IPXE_ARCHES, Arch, Client, Event, Loader, Mac, Site, Stage, parse_uuid
+from pixieboot.model import IPXE_ARCHES, NO_MAC, Arch, Client, Event, Loader, Mac, Site, Stage, parse_uuid
 from pixieboot.serve import conditional
-from pixieboot.serve.rendered import NOBODY
 
 TEXT = b"text/plain; charset=utf-8"
 JSON = b"application/json"
@@ -119,7 +118,7 @@ def client_of(request: Request, mac: Mac | None, loader: Loader = Loader.IPXE) -
     uuid = parse_uuid(labels.pop("uuid", ""))
     arch = IPXE_ARCHES.get((labels.get("arch", ""), labels.get("platform", ""))) or _ARCH_NAMES.get(labels.get("arch", ""))
     return Client(
-        mac=mac_in(spelled) if spelled else mac or NOBODY,
+        mac=mac_in(spelled) if spelled else mac or NO_MAC,
         arch=arch,
         loader=loader,
         stage=Stage.SCRIPT,
@@ -140,7 +139,7 @@ def mac_in(text: str) -> Mac:
 
 def named(client: Client) -> Mac | None:
     """Whose fact it is, if that is known."""
-    return None if client.mac == NOBODY else client.mac
+    return None if client.mac == NO_MAC else client.mac
 
 
 def split(target: bytes) -> tuple[bytes, bytes]:
