@@ -14,7 +14,7 @@ import yaml
 from pixieboot.errors import Faults, OperatorError
 from pixieboot.inventory import Inventory
 from pixieboot.registry import Registry, replace_file
-from pixieboot.registry.yamldir import MACHINE_KEYS
+from pixieboot.registry.entries import MACHINE_KEYS
 
 LISTS = ("macs",)
 MAPPINGS = ("vars", "options", "loader")

@@ -1,4 +1,4 @@
-"""Typed values out of nodes: what test_config.py and test_yamldir.py do not show of them already."""
+"""Typed values out of nodes: what test_config.py and test_entries.py do not show of them already."""
 
 from typing import Any
 

@@ -1,152 +1,17 @@
-"""Registry directories: what files mean; what is parsed again after an edit."""
+"""Registry directories: which files count, and what is parsed again after an edit."""
 
 import os
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import pytest
 
 from pixieboot.errors import Faults
-from pixieboot.model import Arch, Group, Mac, Machine, Profile, Variant
+from pixieboot.model import Mac
 from pixieboot.registry import yamldir
 from pixieboot.registry.strictyaml import parse
 from pixieboot.registry.yamldir import YamlDirectory
-
-
-def tree(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(dedent(text))
-    return root
-
-
-def faults_of(root: Path, files: dict[str, str]) -> list[str]:
-    try:
-        YamlDirectory(tree(root, files)).load(1)
-    except Faults as error:
-        return [str(fault).replace(str(root), "$") for fault in error.faults]
-    return []
-
-
-def test_a_machine_with_every_key(tmp_path: Path) -> None:
-    text = """
-        web1:
-          macs: [52:54:00:12:34:56, 52-54-00-12-34-57, 5254.0012.3458, 525400123459]
-          uuid: 4C4C4544-0042-3510-8052-B4C04F4E3732
-          serial: 0123
-          address: 192.168.77.10
-          hostname: web1
-          profile: local
-          boot: once
-          vars: {role: controller, port: 8080, version: 1.10, on: [no, true]}
-          local_boot: exit0
-          loader: {x64-efi: shimx64.efi}
-          options: {ntp-servers: [10.0.0.1], 224: "0x0102"}
-          reply_delay: 2s
-          reply_style: binl
-        """
-    inventory = YamlDirectory(tree(tmp_path, {"machines.yaml": text})).load(7)
-    assert inventory.version == 7
-    assert inventory.machines["web1"] == Machine(
-        name="web1",
-        macs=tuple(Mac(f"52:54:00:12:34:{last}") for last in ("56", "57", "58", "59")),
-        uuid="4c4c4544-0042-3510-8052-b4c04f4e3732",
-        serial="0123",
-        address="192.168.77.10",
-        hostname="web1",
-        profile="local",
-        boot="once",
-        vars={"role": "controller", "port": 8080, "version": "1.10", "on": ["no", True]},
-        local_boot="exit0",
-        loader={"x64-efi": "shimx64.efi"},
-        options={42: bytes([10, 0, 0, 1]), 224: b"\x01\x02"},
-        reply_delay=2.0,
-        reply_style="binl",
-        where=f"{tmp_path}/machines.yaml:2",
-    )
-
-
-def test_a_group_with_every_key(tmp_path: Path) -> None:
-    text = """
-        workers:
-          match: {arch: 7, mac: 52-54-00-12-34-56, subnet: 192.168.77.0/24, platform: efi, rack: 012, uuid: 4C4C454400423510805 2}
-          profile: menu
-          vars: {role: worker}
-          loader: snponly.efi
-          options: {domain-name: lab.example}
-        default: {profile: local}
-        """.replace(", uuid: 4C4C454400423510805 2", ", uuid: 4C4C4544-0042-3510-8052-B4C04F4E3732")
-    inventory = YamlDirectory(tree(tmp_path, {"groups.yaml": text})).load(1)
-    assert inventory.groups["workers"] == Group(
-        name="workers",
-        match={
-            "arch": "x64-efi",
-            "mac": "52:54:00:12:34:56",
-            "subnet": "192.168.77.0/24",
-            "platform": "efi",
-            "rack": "012",
-            "uuid": "4c4c4544-0042-3510-8052-b4c04f4e3732",
-        },
-        profile="menu",
-        vars={"role": "worker"},
-        loader={"*": "snponly.efi"},
-        options={15: b"lab.example"},
-        where=f"{tmp_path}/groups.yaml:2",
-    )
-    assert inventory.groups["default"].match == {}
-
-
-def test_a_profile_whose_files_this_host_fetches(tmp_path: Path) -> None:
-    text = "p:\n  kernel: https://h/vmlinuz\n  initrd: [local.gz, 'http://h:8000/i?x=1']\n  cache: true\n"
-    loaded = YamlDirectory(
-        tree(tmp_path, {"profiles.yaml": text + f"  sha256: {{vmlinuz: {'AB' * 32}, 'http://h:8000/i?x=1': {'cd' * 32}}}\n"})
-    ).load(1)
-    profile = loaded.profiles["p"]
-    assert profile.cache == "once" and profile.sha256 == {"vmlinuz": "ab" * 32, "http://h:8000/i?x=1": "cd" * 32}
-    loose = "p: {kernel: 'http://h/{{ vars.k }}', cache: true, sha256: {k: " + "0" * 64 + "}}\n"
-    assert YamlDirectory(tree(tmp_path, {"profiles.yaml": loose})).load(1).profiles["p"].cache == "once"
-
-
-def test_a_profile_with_every_key(tmp_path: Path) -> None:
-    files = {
-        "profiles/flatcar.yaml": """
-            title: Flatcar stable
-            kernel: flatcar/vmlinuz
-            initrd: [flatcar/a.cpio.gz, http://x/b.cpio.gz, "flatcar/{{ vars.version }}/c"]
-            args: [a=1, "b={{ vars.b }}", 7]
-            arch: {arm64-efi: {kernel: arm/vmlinuz, initrd: []}, 0: {args: [c]}}
-            ignition: worker.ign.j2
-            cloud: c.j2
-            generic: c.j2
-            files: {preseed: sub/p.j2}
-            message: "Installing {{ machine.name }}"
-            loader: ipxe.efi
-            once_timeout: 2h
-            on_timeout: hold
-            """,
-        "templates/worker.ign.j2": "{}",
-        "templates/c.j2": "",
-        "templates/sub/p.j2": "",
-    }
-    directory = YamlDirectory(tree(tmp_path, files))
-    profile = directory.load(1).profiles["flatcar"]
-    assert profile == Profile(
-        name="flatcar",
-        title="Flatcar stable",
-        kernel="flatcar/vmlinuz",
-        initrd=("flatcar/a.cpio.gz", "http://x/b.cpio.gz", "flatcar/{{ vars.version }}/c"),
-        args=("a=1", "b={{ vars.b }}", "7"),
-        arch={Arch.ARM64_EFI: Variant("arm/vmlinuz", ()), Arch.X86_BIOS: Variant(args=("c",))},
-        documents={"ignition": "worker.ign.j2", "cloud": "c.j2", "generic": "c.j2", "preseed": "sub/p.j2"},
-        message="Installing {{ machine.name }}",
-        loader={"*": "ipxe.efi"},
-        once_timeout=7200.0,
-        on_timeout="hold",
-        where=f"{tmp_path}/profiles/flatcar.yaml:2",
-    )
-    assert set(directory.load(2).templates) == {"worker.ign.j2", "c.j2", "sub/p.j2"}
+from tests.registryfiles import faults_of, tree
 
 
 def test_files_of_one_and_of_many(tmp_path: Path) -> None:
@@ -164,10 +29,6 @@ def test_files_of_one_and_of_many(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[dict[str, str], str]] = {
-    "a name that is taken": (
-        {"machines.yaml": "a: {mac: 00:00:00:00:00:01}\n", "machines/a.yaml": "mac: 00:00:00:00:00:02\n"},
-        "$/machines/a.yaml:1: there is a machine a already at $/machines.yaml:1. Rename one of the two.",
-    ),
     "a name that cannot be": (
         {"machines.yaml": "web 1: {mac: 00:00:00:00:00:01}\n"},
         "$/machines.yaml:1: 'web 1' cannot be the name of a machine. Use letters, digits, dots, dashes and underscores.",
@@ -185,90 +46,6 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
         "$/machines.yaml:1: the file holds a list, not a mapping of names to machines. "
         "Write `NAME:` and below it, indented, the keys of the machine.",
     ),
-    "a machine that is no mapping": (
-        {"machines.yaml": "a: 00:00:00:00:00:01\n"},
-        "$/machines.yaml:1: machine a is '00:00:00:00:00:01', not a mapping. Write its keys indented below it: "
-        "address, boot, hostname, loader, local_boot, mac, macs, options, profile, reply_delay, reply_style, serial, uuid, vars.",
-    ),
-    "mac and macs": (
-        {"machines.yaml": "a: {mac: 00:00:00:00:00:01, macs: [00:00:00:00:00:02]}\n"},
-        "$/machines.yaml:1: mac and macs are both there. Keep macs, with all addresses in it.",
-    ),
-    "a serial number twice, in another case": (
-        {"machines.yaml": "a: {serial: AB1}\nb: {serial: ab1}\n"},
-        "$/machines.yaml:2: machine b has the serial number ab1 of machine a ($/machines.yaml:1). Correct one of the two.",
-    ),
-    "a host name": (
-        {"machines.yaml": "a: {serial: 1, hostname: web_1}\n"},
-        "$/machines.yaml:1: 'web_1' is not a host name. Use letters, digits and dashes.",
-    ),
-    "a label that is a list": (
-        {"groups.yaml": "g: {match: {rack: [1, 2]}}\n"},
-        "$/groups.yaml:1: the label rack is a list, not one value. Write one value, such as `rack: VALUE`.",
-    ),
-    "a label that cannot be": (
-        {"groups.yaml": "g: {match: {'a b': 1}}\n"},
-        "$/groups.yaml:1: 'a b' cannot be a label. Use letters, digits, dots, dashes and underscores.",
-    ),
-    "a platform": (
-        {"groups.yaml": "g: {match: {platform: uefi}}\n"},
-        "$/groups.yaml:1: platform is 'uefi', want bios or efi. Did you mean 'efi'?",
-    ),
-    "a group's profile": (
-        {"groups.yaml": "g:\n  match: {rack: 1}\n  profile: nothing\n"},
-        "$/groups.yaml:3: profile 'nothing' does not exist. Profiles live in $/profiles.yaml and $/profiles/.",
-    ),
-    "an expression that is none": (
-        {"profiles.yaml": "p:\n  kernel: k\n  args:\n    - a\n    - b={{ vars. }}\n"},
-        "$/profiles.yaml:5: args: expected name or number. Correct the expression between {{ and }}.",
-    ),
-    "a checksum that is none": (
-        {"profiles.yaml": "p:\n  kernel: http://h/k\n  cache: true\n  sha256:\n    k: 12ab\n"},
-        "$/profiles.yaml:5: the checksum of k is no SHA-256. Write the 64 digits that `sha256sum` prints.",
-    ),
-    "a checksum of another file": (
-        {"profiles.yaml": f"p:\n  kernel: http://h/vmlinuz\n  cache: true\n  sha256:\n    vmlinux: {'a' * 64}\n"},
-        "$/profiles.yaml:5: sha256 names 'vmlinux', which is no file that profile p fetches. Did you mean 'vmlinuz'?",
-    ),
-    "a checksum that nobody looks at": (
-        {"profiles.yaml": f"p:\n  kernel: http://h/k\n  sha256:\n    k: {'a' * 64}\n"},
-        "$/profiles.yaml:4: sha256 is there without cache, and only what this host fetches is looked at. Add `cache: true`.",
-    ),
-    "nothing to fetch": (
-        {"profiles.yaml": "p:\n  kernel: k\n  cache: true\n"},
-        "$/profiles.yaml:3: profile p names no URL to fetch. Take `cache` out: files below assets are here already.",
-    ),
-    "what cannot be fetched": (
-        {"profiles.yaml": "p:\n  kernel: tftp://h/k\n  cache: true\n"},
-        "$/profiles.yaml:3: tftp://h/k cannot be fetched by this host. "
-        "Write http:// or https:// without a user, or put the file below assets.",
-    ),
-    "a document twice": (
-        {"profiles.yaml": "p: {kernel: k, cloud: a, files: {cloud: a}}\n", "templates/a": ""},
-        "$/profiles.yaml:1: cloud is there twice, below files and beside it. Keep one of the two.",
-    ),
-    "a document without a name": (
-        {"profiles.yaml": "p:\n  kernel: k\n  files:\n    preseed:\n"},
-        "$/profiles.yaml:4: files: preseed is empty, not the name of a template. Write `KIND: FILE` below files.",
-    ),
-    "a script that is not there": (
-        {"profiles.yaml": "p:\n  script: s.ipxe.j2\n", "templates/t.ipxe.j2": ""},
-        "$/profiles.yaml:2: script of profile p names the template 's.ipxe.j2', which does not exist. "
-        "Did you mean 't.ipxe.j2'? Templates live in $/templates.",
-    ),
-    "a document of another name that is not there": (
-        {"profiles.yaml": "p:\n  kernel: k\n  files:\n    a: b\n    preseed: zzz\n", "templates/b": ""},
-        "$/profiles.yaml:5: preseed of profile p names the template 'zzz', which does not exist. Templates live in $/templates.",
-    ),
-    "an include that is not there": (
-        {"templates/a": "x\n{% include 'pixieboot/done.preseed.j2' %}\n{% include 'bb' %}\n", "templates/b": ""},
-        "$/templates/a:3: the template 'bb' does not exist. Did you mean 'b'? Templates live in $/templates.",
-    ),
-    "Ignition that is no JSON": (
-        {"profiles.yaml": "p: {kernel: k, ignition: a.ign}\n", "templates/a.ign": "{\n  a: 1\n}"},
-        "$/templates/a.ign:2: this Ignition configuration is not JSON: Expecting property name enclosed in double quotes. "
-        "Correct it, or call it NAME.bu if it is Butane.",
-    ),
     "a template that is no text": (
         {"templates/a": "\udcff"},
         "$/templates/a:1: this is not UTF-8 text. Save the file as plain UTF-8 text.",
@@ -280,11 +57,6 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
 def test_wrong_files(tmp_path: Path, files: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "write_text", lambda path, text: path.write_bytes(text.encode(errors="surrogateescape")))
     assert faults_of(tmp_path, files) == [message]
-
-
-def test_an_include_that_may_be_missing_or_has_no_fixed_name(tmp_path: Path) -> None:
-    files = {"templates/a": "{% include 'zzz' ignore missing %}{% include vars.name %}{% import 'b' as b %}", "templates/b": ""}
-    assert faults_of(tmp_path, files) == []
 
 
 @pytest.mark.parametrize("installed", [True, False])

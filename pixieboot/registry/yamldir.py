@@ -4,73 +4,31 @@ Every file is parsed once per version of it: a changed file costs its own parsin
 files are parsed entry by entry, and an entry that reads as before is not parsed again.
 """
 
-import json
 import os
 import re
 import stat
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
-from pixieboot import remote, render, sandbox
+from pixieboot import render, sandbox
 from pixieboot.errors import Faults, OperatorError
-from pixieboot.inventory import LOCAL, MENU, Inventory
-from pixieboot.model import EMPTY, Arch, Group, Mac, Machine, Profile, Variant, parse_uuid, swap_uuid
-from pixieboot.policy import LOCAL_WAYS
+from pixieboot.inventory import Inventory
+from pixieboot.model import EMPTY
 from pixieboot.registry import butane
-from pixieboot.registry.fields import Fields, arch_hint, arch_of, is_name, nearest
+from pixieboot.registry.consistency import Consistency
+from pixieboot.registry.entries import Found, T, read_group, read_machine, read_profile
+from pixieboot.registry.fields import is_name
 from pixieboot.registry.secretdir import check_names, secrets_in
 from pixieboot.registry.strictyaml import Node, parse, read_text
 
 Stamp = tuple[int, int, int]  # size, time and inode of a file; the time of a chmod counts too (ctime)
-T = TypeVar("T", Machine, Group, Profile)
 
-MACHINE_KEYS = frozenset({
-    "macs", "mac", "uuid", "serial", "address", "hostname", "profile", "boot", "vars", "local_boot", "loader", "options",
-    "reply_delay", "reply_style",
-})  # fmt: skip
-GROUP_KEYS = frozenset({"match", "profile", "vars", "options", "loader"})
-PROFILE_KEYS = frozenset({
-    "title", "kernel", "initrd", "args", "arch", "ignition", "cloud", "generic", "files", "message", "script", "chain", "local",
-    "loader", "once_timeout", "on_timeout", "cache", "sha256",
-})  # fmt: skip
-ON_TIMEOUT = ("again", "hold", "local")
-REPLY_STYLES = ("auto", "direct", "binl", "menu")
-PLATFORMS = ("bios", "efi", "uboot")
-
-_HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", re.ASCII)
-_KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.ASCII)
-_SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
-_FETCHABLE = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:[/?]|$)", re.ASCII)
 _TOP = re.compile(r"^(?=[^\s#\-])", re.MULTILINE)  # where an entry of a block mapping may begin
 _FILE_WIDE = ("&", "*", "<<", "\n---", "\n...", "\n%")  # whoever uses one of these has the file parsed as a whole
-_UUID_TAIL = 19  # from here on a UUID reads the same in both byte orders
 _DRAFT: Stamp = (-1, -1, -1)  # of a file that is not written yet
 _MANY = 64 << 10  # characters from which on the entries of a file are remembered one by one
-
-
-@dataclass(frozen=True, slots=True)
-class _Found(Generic[T]):
-    """An entry of a file, and where in the file each of its keys is: lines hold as long as the entry begins at line."""
-
-    one: T
-    file: str
-    line: int
-    lines: Mapping[str, int]
-
-    def where(self, key: str) -> str:
-        """FILE:LINE of a key, or of the entry."""
-        here = int(self.one.where.rpartition(":")[2])
-        return f"{self.file}:{self.lines.get(key, self.line) + here - self.line}"
-
-    def moved(self, where: str) -> "_Found[T]":
-        """The same entry on other lines."""
-        return self if where == self.one.where else replace(self, one=replace(self.one, where=where))
 
 
 @dataclass(slots=True)
@@ -78,9 +36,9 @@ class _Entries(Generic[T]):
     """What one file says, kept until it changes."""
 
     signature: Stamp
-    found: list[_Found[T]]
+    found: list[Found[T]]
     faults: list[OperatorError]
-    entries: dict[str, _Found[T]] = field(default_factory=dict)  # of a large file: text of an entry -> what it says
+    entries: dict[str, Found[T]] = field(default_factory=dict)  # of a large file: text of an entry -> what it says
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +48,11 @@ class _Kind(Generic[T]):
     plural: str
     title: str
     read: Callable[[str, Node, str, list[OperatorError]], T]
+
+
+_MACHINES = _Kind("machines", "machine", read_machine)
+_GROUPS = _Kind("groups", "group", read_group)
+_PROFILES = _Kind("profiles", "profile", read_profile)
 
 
 class YamlDirectory:
@@ -124,7 +87,7 @@ class YamlDirectory:
         groups = self._entries(_GROUPS, files, faults)
         profiles = self._entries(_PROFILES, files, faults)
         templates = self._load_templates(files, faults)
-        _Checks(self._root, machines, groups, profiles, templates, faults).run()
+        Consistency(self._root, machines, groups, profiles, templates, faults).check()
         secrets = secrets_in(self._root, files, faults)
         if not faults:  # a template with a syntax error is one already
             check_names(self._root, templates, secrets, faults)
@@ -166,13 +129,13 @@ class YamlDirectory:
 
     def _entries(
         self, kind: _Kind[T], files: Mapping[str, Stamp], faults: list[OperatorError], drafts: Mapping[str, str | None] = EMPTY
-    ) -> list[_Found[T]]:
+    ) -> list[Found[T]]:
         """Everything of one kind, from NAMES.yaml and NAMES/NAME.yaml, and the machines of the API."""
         many, misnamed = str(self._root / f"{kind.plural}.yaml"), str(self._root / f"{kind.plural}.yml")
         directory: tuple[str, ...] = (str(self._root / kind.plural) + os.sep,)
         if kind is _MACHINES and self._adopted:
             directory += (str(self._adopted) + os.sep,)
-        found: list[_Found[T]] = []
+        found: list[Found[T]] = []
         for path, signature in files.items():
             if path != many and not path.startswith(directory):
                 if path == misnamed:
@@ -211,7 +174,7 @@ class YamlDirectory:
                 entries.entries = _cut(text, entries.found)
         return entries
 
-    def _whole(self, kind: _Kind[T], text: str, path: str, first_line: int) -> tuple[list[_Found[T]], list[OperatorError]]:
+    def _whole(self, kind: _Kind[T], text: str, path: str, first_line: int) -> tuple[list[Found[T]], list[OperatorError]]:
         """All entries of a file NAMES.yaml, or of a part of one."""
         faults: list[OperatorError] = []
         node = parse(text, path, faults, first_line)
@@ -255,14 +218,14 @@ class YamlDirectory:
         return True
 
     @staticmethod
-    def _one(kind: _Kind[T], name: str, node: Node, path: str, faults: list[OperatorError]) -> _Found[T]:
+    def _one(kind: _Kind[T], name: str, node: Node, path: str, faults: list[OperatorError]) -> Found[T]:
         if not is_name(name):
             what = f"{name!r} cannot be the name of a {kind.title}"
             faults.append(OperatorError(f"{path}:{node.line}", what, "Use letters, digits, dots, dashes and underscores."))
         lines = node.lines or {}
         if isinstance(node.value, dict) and (files := node.value.get("files")):
             lines = lines | {f"files.{key}": line for key, line in (files.lines or {}).items()}
-        return _Found(kind.read(name, node, path, faults), path, node.line, lines)
+        return Found(kind.read(name, node, path, faults), path, node.line, lines)
 
     def _load_templates(self, files: Mapping[str, Stamp], faults: list[OperatorError]) -> Mapping[str, str]:
         """Every template by its name below templates/; the same object as long as nothing changed, so that they stay compiled."""
@@ -319,14 +282,14 @@ def _unreadable(path: str, error: OSError) -> OperatorError:
     return OperatorError(path, f"it cannot be read ({error.strerror})", mend)
 
 
-def _ones(found: Iterable[_Found[T]]) -> list[T]:
+def _ones(found: Iterable[Found[T]]) -> list[T]:
     return [entry.one for entry in found]
 
 
-def _cut(text: str, found: Iterable[_Found[T]]) -> dict[str, _Found[T]]:
+def _cut(text: str, found: Iterable[Found[T]]) -> dict[str, Found[T]]:
     """The text of each entry: from its line to the line of the next one."""
     lines = text.splitlines(keepends=True)
-    entries: list[tuple[int, _Found[T]]] = [(entry.line - 1, entry) for entry in found]
+    entries: list[tuple[int, Found[T]]] = [(entry.line - 1, entry) for entry in found]
     ends = [*(line for line, _ in entries[1:]), len(lines)]
     return {"".join(lines[line:end]): one for (line, one), end in zip(entries, ends, strict=True)}
 
@@ -334,335 +297,3 @@ def _cut(text: str, found: Iterable[_Found[T]]) -> dict[str, _Found[T]]:
 def _place(fault: OperatorError) -> tuple[str, int]:
     file, _, line = fault.where.rpartition(":")
     return (file, int(line)) if line.isdigit() else (fault.where, 0)
-
-
-# --- one machine, group, profile -----------------------------------------------------------------------------------------
-
-
-def _machine(name: str, node: Node, path: str, faults: list[OperatorError]) -> Machine:
-    fields = Fields(node, path, f"machine {name}", MACHINE_KEYS, faults)
-    if fields.has("mac") and fields.has("macs"):
-        fields.fault(fields.nodes["mac"], "mac and macs are both there", "Keep macs, with all addresses in it.")
-    macs = [mac for key in ("macs", "mac") for item in fields.scalars(key) if (mac := fields.parse(item, Mac.parse, _MAC_MEND))]
-    machine = Machine(
-        name=name,
-        macs=tuple(dict.fromkeys(macs)),
-        uuid=fields.parsed("uuid", _uuid, "Write it as `dmidecode -s system-uuid` prints it, or remove it."),
-        serial=fields.text("serial"),
-        address=fields.address("address"),
-        hostname=fields.parsed("hostname", _hostname, "Use letters, digits and dashes."),
-        profile=fields.text("profile"),
-        boot=fields.choice("boot", ("always", "once", "local"), "always"),
-        vars=fields.variables(),
-        local_boot=fields.choice("local_boot", ("auto", *LOCAL_WAYS), "auto"),
-        loader=fields.loader(),
-        options=fields.options(),
-        reply_delay=fields.seconds("reply_delay", 0.0),
-        reply_style=fields.choice("reply_style", REPLY_STYLES, "auto"),
-        where=f"{path}:{node.line}",
-    )
-    if isinstance(node.value, dict) and not (fields.has("macs") or fields.has("mac") or fields.has("uuid") or fields.has("serial")):
-        what = f"machine {name} has neither a MAC address nor a UUID nor a serial number: nothing can be known to be it"
-        fields.fault(node, what, "Add for example `mac: 52:54:00:12:34:56`.")
-    return machine
-
-
-_MAC_MEND = "Write six pairs of hexadecimal digits, such as 52:54:00:12:34:56."
-
-
-def _uuid(text: str) -> str:
-    uuid = parse_uuid(text)
-    if uuid is None:
-        raise ValueError(f"{text!r} is no UUID that tells one machine from another")
-    return uuid
-
-
-def _hostname(text: str) -> str:
-    if len(text) > 253 or not all(_HOSTNAME.fullmatch(part) for part in text.split(".")):
-        raise ValueError(f"{text!r} is not a host name")
-    return text
-
-
-def _group(name: str, node: Node, path: str, faults: list[OperatorError]) -> Group:
-    fields = Fields(node, path, f"group {name}", GROUP_KEYS, faults)
-    match = {label: text for label, value in fields.mapping("match").items() if (text := _label(fields, label, value)) is not None}
-    return Group(
-        name=name,
-        match=match or EMPTY,
-        profile=fields.text("profile"),
-        vars=fields.variables(),
-        options=fields.options(),
-        loader=fields.loader(),
-        where=f"{path}:{node.line}",
-    )
-
-
-def _label(fields: Fields, label: str, node: Node) -> str | None:
-    """The value that a label must have, as Inventory compares it."""
-    if node.value is None or isinstance(node.value, (dict, list)):
-        fields.fault(node, f"the label {label} is {node.kind}, not one value", f"Write one value, such as `{label}: VALUE`.")
-        return None
-    if not _LABEL.fullmatch(label):
-        fields.fault(node, f"{label!r} cannot be a label", "Use letters, digits, dots, dashes and underscores.")
-        return None
-    text = node.text
-    match label:
-        case "mac":
-            return fields.parse(node, Mac.parse, _MAC_MEND)
-        case "uuid":
-            return fields.parse(node, _uuid, "Write it as `dmidecode -s system-uuid` prints it, or remove it.")
-        case "arch":
-            arch = arch_of(text)
-            if arch is None:
-                fields.fault(node, f"{text!r} is not an architecture", arch_hint(text))
-            return arch.value if arch else None
-        case "platform":
-            if text not in PLATFORMS:
-                fields.fault(node, f"platform is {text!r}, want bios or efi", nearest(text, PLATFORMS, "Write bios or efi."))
-            return text
-        case "subnet":
-            return fields.parse(node, _subnet, "Write the network's own address, such as 192.168.77.0/24.")
-    return text
-
-
-def _subnet(text: str) -> str:
-    try:
-        return str(IPv4Network(text))
-    except ValueError:
-        raise ValueError(f"subnet is {text!r}, not an IPv4 network") from None
-
-
-def _profile(name: str, node: Node, path: str, faults: list[OperatorError]) -> Profile:
-    fields = Fields(node, path, f"profile {name}", PROFILE_KEYS, faults)
-    local = fields.flag("local", False)
-    variants = _variants(fields)
-    profile = Profile(
-        name=name,
-        title=fields.text("title", ""),
-        kernel=_asset(fields, "kernel"),
-        initrd=_assets(fields, "initrd"),
-        args=tuple(_template_value(fields, item, "args") for item in fields.scalars("args")),
-        arch=variants,
-        documents=_documents(fields),
-        message=_template_text(fields, "message") or "",
-        script=fields.text("script"),
-        chain=_template_text(fields, "chain"),
-        local=local,
-        once_timeout=fields.seconds("once_timeout", 0.0, 60),
-        on_timeout=fields.choice("on_timeout", ON_TIMEOUT, "again"),
-        loader=fields.loader(),
-        cache="once" if fields.flag("cache", False) else "",
-        sha256=_checksums(fields),
-        where=f"{path}:{node.line}",
-    )
-    _check_cache(fields, profile)
-    ways = [key for key in ("kernel", "script", "chain") if fields.has(key)] + (["local"] if local else [])
-    if not ways and any(variant.kernel for variant in variants.values()):
-        ways = ["kernel"]
-    if len(ways) > 1:
-        fields.fault(fields.nodes[ways[1]], f"profile {name} has {' and '.join(ways)}", "Keep one of them.")
-    if not ways and isinstance(node.value, dict) and not (fields.nodes.keys() - PROFILE_KEYS):
-        fields.fault(node, f"profile {name} boots nothing", "Give it a kernel, a script, a chain, or `local: true`.")
-    return profile
-
-
-def _checksums(fields: Fields) -> Mapping[str, str]:
-    """`sha256: {URL or NAME: HEX}`."""
-    found = {}
-    for name, node in fields.mapping("sha256").items():
-        if isinstance(node.value, (dict, list)) or not _SHA256.fullmatch(node.text):
-            fields.fault(node, f"the checksum of {name} is no SHA-256", "Write the 64 digits that `sha256sum` prints.")
-        else:
-            found[name] = node.text.lower()
-    return found or EMPTY
-
-
-def _check_cache(fields: Fields, profile: Profile) -> None:
-    """Is there something that this host can fetch, and does each checksum belong to a part of it?"""
-    variants = profile.arch.values()
-    files = [profile.kernel, *profile.initrd, *(v.kernel for v in variants), *(path for v in variants for path in v.initrd or ())]
-    named = [path for path in files if path]
-    remotes = [path for path in named if _URL.match(path)]
-    if profile.sha256 and not profile.cache:
-        what = "sha256 is there without cache, and only what this host fetches is looked at"
-        fields.fault(fields.nodes["sha256"], what, "Add `cache: true`.")
-    if not profile.cache or any(sandbox.has_markup(path) for path in named) or any("asset(" in arg for arg in profile.args):
-        return  # what they lead to shows when they are rendered
-    if not remotes and not profile.script:
-        fields.fault(
-            fields.nodes["cache"],
-            f"profile {profile.name} names no URL to fetch",
-            "Take `cache` out: files below assets are here already.",
-        )
-    for path in remotes:
-        if not _FETCHABLE.match(path):
-            mend = "Write http:// or https:// without a user, or put the file below assets."
-            fields.fault(fields.nodes["cache"], f"{path} cannot be fetched by this host", mend)
-    names = {remote.last_part(path) for path in remotes}
-    for name, node in fields.mapping("sha256").items():
-        if name not in names and name not in remotes:
-            what = f"sha256 names {name!r}, which is no file that profile {profile.name} fetches"
-            fields.fault(node, what, nearest(name, names, "Write the URL, or the last part of its path."))
-
-
-def _variants(fields: Fields) -> Mapping[Arch, Variant]:
-    """`arch: {arm64-efi: {kernel: …}}`."""
-    found: dict[Arch, Variant] = {}
-    for name, node in fields.mapping("arch").items():
-        arch = fields.arch(name, node)
-        own = Fields(node, fields.file, f"arch {name}", ("kernel", "initrd", "args"), fields.faults)
-        variant = Variant(
-            kernel=_asset(own, "kernel"),
-            initrd=_assets(own, "initrd") if "initrd" in own.nodes else None,
-            args=tuple(_template_value(own, item, "args") for item in own.scalars("args")) if "args" in own.nodes else None,
-        )
-        if arch:
-            found[arch] = variant
-    return found or EMPTY
-
-
-def _asset(fields: Fields, key: str) -> str | None:
-    text = fields.text(key)
-    return None if text is None else _asset_path(fields, fields.nodes[key], key)
-
-
-def _assets(fields: Fields, key: str) -> tuple[str, ...]:
-    return tuple(_asset_path(fields, item, key) for item in fields.scalars(key))
-
-
-def _asset_path(fields: Fields, node: Node, key: str) -> str:
-    """A path below assets, a URL, or a template of one of them."""
-    text = _template_value(fields, node, key)
-    if not _URL.match(text) and not sandbox.has_markup(text):
-        fields.below_root(node, key, text)
-    return text
-
-
-def _template_text(fields: Fields, key: str) -> str | None:
-    text = fields.text(key)
-    return None if text is None else _template_value(fields, fields.nodes[key], key)
-
-
-def _template_value(fields: Fields, node: Node, key: str) -> str:
-    """A value that may hold {{ … }}, checked for its syntax."""
-    if sandbox.has_markup(node.text) and (fault := sandbox.syntax_fault(node.text)):
-        fields.fault(node, f"{key}: {fault[1]}", "Correct the expression between {{ and }}.")
-    return node.text
-
-
-def _documents(fields: Fields) -> Mapping[str, str]:
-    """Template files by kind: ignition, cloud, generic and what `files` names."""
-    found = {kind: text for kind in ("ignition", "cloud", "generic") if (text := fields.text(kind)) is not None}
-    for kind, node in fields.mapping("files").items():
-        if not _KIND.fullmatch(kind) or node.value is None or isinstance(node.value, (dict, list)):
-            fields.fault(node, f"files: {kind} is {node.kind}, not the name of a template", "Write `KIND: FILE` below files.")
-        elif kind in found:
-            fields.fault(node, f"{kind} is there twice, below files and beside it", "Keep one of the two.")
-        else:
-            found[kind] = node.text
-    return found or EMPTY
-
-
-_MACHINES = _Kind("machines", "machine", _machine)
-_GROUPS = _Kind("groups", "group", _group)
-_PROFILES = _Kind("profiles", "profile", _profile)
-
-
-# --- all of them together ------------------------------------------------------------------------------------------------
-
-
-class _Checks:
-    """What only shows when everything is read: names that lead nowhere, and identities that two machines claim."""
-
-    def __init__(
-        self,
-        root: Path,
-        machines: list[_Found[Machine]],
-        groups: list[_Found[Group]],
-        profiles: list[_Found[Profile]],
-        templates: Mapping[str, str],
-        faults: list[OperatorError],
-    ) -> None:
-        self._root, self._faults = root, faults
-        self._machines, self._groups, self._profiles, self._templates = machines, groups, profiles, templates
-
-    def run(self) -> None:
-        self._once("machine", ((entry.one.name, entry) for entry in self._machines), "name")
-        self._once("group", ((entry.one.name, entry) for entry in self._groups), "name")
-        self._once("profile", ((entry.one.name, entry) for entry in self._profiles), "name")
-        profiles = {entry.one.name for entry in self._profiles} | {MENU.name, LOCAL.name}
-        self._profiles_exist(self._machines, profiles)
-        self._profiles_exist(self._groups, profiles)
-        self._identities()
-        for entry in self._profiles:
-            self._templates_exist(entry)
-            self._ignition_is_json(entry)
-        self._includes_exist()
-
-    def _profiles_exist(self, entries: Iterable[_Found[Machine]] | Iterable[_Found[Group]], profiles: set[str]) -> None:
-        for entry in entries:
-            name = entry.one.profile
-            if name is not None and name not in profiles:
-                mend = f"Profiles live in {self._root}/profiles.yaml and {self._root}/profiles/."
-                self._fault(entry.where("profile"), f"profile {name!r} does not exist", f"{nearest(name, profiles)} {mend}".strip())
-
-    def _templates_exist(self, entry: _Found[Profile]) -> None:
-        profile = entry.one
-        named = [("script", profile.script)] if profile.script is not None else []
-        for key, name in (*named, *profile.documents.items()):
-            if name not in self._templates:
-                where = entry.where(f"files.{key}" if f"files.{key}" in entry.lines else key)
-                self._no_template(where, f"{key} of profile {profile.name} names the template {name!r}, which", str(name))
-
-    def _ignition_is_json(self, entry: _Found[Profile]) -> None:
-        """What is not rendered can be looked at now; the rest is looked at when it is."""
-        name = entry.one.documents.get("ignition", "")
-        text = self._templates.get(name)
-        if text is None or render.is_butane(name) or sandbox.has_markup(text):
-            return
-        try:
-            json.loads(text)
-        except json.JSONDecodeError as error:
-            where = f"{self._root}/templates/{name}:{error.lineno}"
-            self._fault(
-                where, f"this Ignition configuration is not JSON: {error.msg}", "Correct it, or call it NAME.bu if it is Butane."
-            )
-
-    def _includes_exist(self) -> None:
-        built_in = set(sandbox.built_in_names())
-        for name, text in self._templates.items():
-            if sandbox.syntax_fault(text) is None:
-                for line, other in sandbox.references(text):
-                    if other not in self._templates and other not in built_in:
-                        self._no_template(f"{self._root}/templates/{name}:{line}", f"the template {other!r}", other)
-
-    def _no_template(self, where: str, what: str, name: str) -> None:
-        near = nearest(name, self._templates)
-        self._fault(where, f"{what} does not exist", f"{near} Templates live in {self._root}/templates.".strip())
-
-    def _fault(self, where: str, what: str, mend: str) -> None:
-        self._faults.append(OperatorError(where, what, mend))
-
-    def _identities(self) -> None:
-        machines = self._machines
-        self._once("machine", ((mac, entry) for entry in machines for mac in entry.one.macs), "MAC address", "macs", "mac")
-        tails = Counter(entry.one.uuid[_UUID_TAIL:] for entry in machines if entry.one.uuid)
-        uuids = [(uuid, entry) for entry in machines if (uuid := entry.one.uuid) and tails[uuid[_UUID_TAIL:]] > 1]
-        self._once("machine", ((min(uuid, swap_uuid(uuid)), entry) for uuid, entry in uuids), "UUID (in either byte order)", "uuid")
-        serials = ((entry.one.serial.lower(), entry) for entry in machines if entry.one.serial)
-        self._once("machine", serials, "serial number", "serial")
-        self._once("machine", ((entry.one.address, entry) for entry in machines if entry.one.address), "address", "address")
-
-    def _once(self, kind: str, claims: Iterable[tuple[str, _Found[Any]]], what: str, *keys: str) -> None:
-        """No two may claim the same: both places are told."""
-        first: dict[str, _Found[Any]] = {}
-        for claim, entry in claims:
-            other = first.setdefault(claim, entry)
-            if other is entry:
-                continue
-            here, there = (one.where(next((key for key in keys if key in one.lines), "")) for one in (entry, other))
-            if what == "name":
-                self._fault(here, f"there is a {kind} {claim} already at {there}", "Rename one of the two.")
-            else:
-                sentence = f"{kind} {entry.one.name} has the {what} {claim} of {kind} {other.one.name} ({there})"
-                self._fault(here, sentence, "Correct one of the two.")
