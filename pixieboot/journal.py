@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -32,10 +32,11 @@ class Journal:
     def __init__(self, stream: TextIO, level: str = "info", form: str = "text") -> None:
         """stream, line-buffered like stderr, gets the lines; level: debug | info | warning; form: text | json."""
         self._stream, self._level, self._json = stream, LEVELS[level], form == "json"
-        self._timelines: OrderedDict[Mac, deque[Event]] = OrderedDict()
+        self._timelines: OrderedDict[Mac, list[Event]] = OrderedDict()  # of most machines short: a deque takes ten times as much
         self._macs: OrderedDict[str, Mac] = OrderedDict()  # address -> the machine last seen with it
         self._last: OrderedDict[tuple[Mac | None, str, str], tuple[Event, int]] = OrderedDict()
-        self._listeners: list[Listener] = []
+        self._listeners: list[tuple[Listener, tuple[str, ...]]] = []
+        self._of_service: dict[str, tuple[Listener, ...]] = {}  # those that hear of a service, found when it first says something
         self._second, self._lines, self._warnings = 0, 0, 0
         self.counts: dict[tuple[str, str], int] = {}
 
@@ -58,7 +59,11 @@ class Journal:
             self._keep(event.mac, event)
         if LEVELS[event.level] >= self._level and self._may_write(event):
             self._stream.write(self._line(event, {"repeated": before[1]} if before and before[1] else {}))
-        for listener in self._listeners:
+        listeners = self._of_service.get(event.service)
+        if listeners is None:
+            heard = (listener for listener, services in self._listeners if not services or event.service in services)
+            listeners = self._of_service[event.service] = tuple(heard)
+        for listener in listeners:
             listener(event)
 
     def _may_write(self, event: Event) -> bool:
@@ -75,10 +80,20 @@ class Journal:
         self._lines += 1
         return self._lines <= LINES_PER_SECOND
 
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call listener with every new fact (repetitions excepted) until the returned function is called."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+    def listen(self, listener: Listener, services: tuple[str, ...] = ()) -> Callable[[], None]:
+        """Call listener with every new fact (repetitions excepted) until the returned function is called.
+
+        services: those that it hears of; empty: all.
+        """
+        entry = (listener, services)
+        self._listeners.append(entry)
+        self._of_service.clear()
+
+        def forget() -> None:
+            self._listeners.remove(entry)
+            self._of_service.clear()
+
+        return forget
 
     def timeline(self, mac: Mac) -> Iterable[Event]:
         """The machine's latest facts, oldest first."""
@@ -95,12 +110,14 @@ class Journal:
     def _keep(self, mac: Mac, event: Event) -> None:
         timeline = self._timelines.get(mac)
         if timeline is None:
-            timeline = self._timelines[mac] = deque(maxlen=EVENTS_PER_MACHINE)
+            self._timelines[mac] = [event]
             if len(self._timelines) > MACHINES:
                 self._timelines.popitem(last=False)
         else:
             self._timelines.move_to_end(mac)
-        timeline.append(event)
+            timeline.append(event)
+            if len(timeline) > EVENTS_PER_MACHINE:
+                del timeline[0]
         for name in ("address", "peer", "serial"):
             if address := event.detail.get(name):
                 self._macs[address] = mac

@@ -69,7 +69,7 @@ class Leases:
         self._due: dict[str, float] = {}  # address -> its one valid entry in the heap
         self._waiting: tuple[deque[Lease], deque[Lease]] = (deque(), deque())  # offers of OFFER_HOLD, of HURRIED_HOLD
         self._ranges: dict[tuple[Pool, ...], tuple[_Range, ...]] = {}
-        self._latest: tuple[tuple[Pool, ...], tuple[_Range, ...]] = ((), ())
+        self._latest: tuple[tuple[Pool, ...], tuple[_Range, ...], int] = ((), (), 0)  # with the number of their addresses
         self._withheld: frozenset[str] = frozenset()
         self._before: OrderedDict[str, tuple[Lease, list[Lease]]] = OrderedDict()  # what a binding replaced
         self._probed: dict[str, float] = {}
@@ -148,8 +148,8 @@ class Leases:
         known = address == reserved or (record is not None and record.client == who.key)
         if who.source and not known and self._offers[who.source] >= OFFERS_PER_SOURCE:
             return f"{OFFERS_PER_SOURCE} addresses are offered to its relay port already and none was taken"
-        crowded = self._offered * 2 > sum(pool.last - pool.first + 1 for pool in self._pools(site))
-        hurried = crowded and not known
+        self._pools(site)
+        hurried = self._offered * 2 > self._latest[2] and not known
         if hurried and self._offered >= OFFERS_PER_SOURCE and not self._asked_before(who.key, now):
             return "most free addresses are offered and were not taken: a stranger that asks again is offered one"
         expires = now + (HURRIED_HOLD if hurried else OFFER_HOLD)
@@ -307,7 +307,10 @@ class Leases:
         if address in self._withheld:
             return False
         number = _number(address)
-        return any(pool.first <= number <= pool.last and address not in pool.unfit for pool in self._pools(site))
+        for pool in self._pools(site):
+            if pool.first <= number <= pool.last and address not in pool.unfit:
+                return True
+        return False
 
     def _free_for(self, address: str, who: Holder, reserved: str | None) -> bool:
         record = self._records.get(address)
@@ -379,11 +382,12 @@ class Leases:
                 pool.freed.move_to_end(address)
 
     def _pools(self, site: Site) -> tuple[_Range, ...]:
-        pools, found = site.network.pools, self._latest[1]
-        if self._latest[0] is not pools:
-            known = self._ranges.get(pools)
-            found = self._ranges[pools] = known if known is not None else tuple(self._range(pool, site) for pool in pools)
-            self._latest = (pools, found)
+        pools, latest = site.network.pools, self._latest
+        if latest[0] is pools:
+            return latest[1]
+        known = self._ranges.get(pools)
+        found = self._ranges[pools] = known if known is not None else tuple(self._range(pool, site) for pool in pools)
+        self._latest = (pools, found, sum(pool.last - pool.first + 1 for pool in found))
         return found
 
     def _range(self, pool: Pool, site: Site) -> _Range:

@@ -60,6 +60,20 @@ def test_listeners_hear_until_they_leave() -> None:
     assert [event.kind for event in heard] == ["b"]
 
 
+def test_a_listener_may_name_the_services_that_it_hears_of() -> None:
+    journal, some, every = Journal(io.StringIO()), [], []  # type: ignore[var-annotated]
+    leave = journal.listen(some.append, ("tftp", "http"))
+    journal.record(Event(1.0, MAC, "dhcp", "acked"))
+    journal.record(Event(2.0, MAC, "tftp", "sent"))
+    journal.listen(every.append)
+    journal.record(Event(3.0, MAC, "http", "script"))
+    journal.record(Event(4.0, MAC, "dhcp", "offered"))
+    leave()
+    journal.record(Event(5.0, MAC, "tftp", "failed"))
+    assert [event.kind for event in some] == ["sent", "script"]
+    assert [event.kind for event in every] == ["script", "offered", "failed"]
+
+
 def test_a_million_strangers_do_not_fill_the_memory() -> None:
     journal = Journal(io.StringIO(), "warning")
     for number in range(MACHINES + 50):

@@ -62,7 +62,7 @@ class StoreError(OSError):
     """What was to be kept could not be written: the disk is full, read-only or broken.  Later writes may succeed again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Discovered:
     """A machine that asked for something, described or not.  Times in seconds since 1970."""
 

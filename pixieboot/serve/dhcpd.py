@@ -135,7 +135,7 @@ class DhcpService:
             self._record(None, "shared port", {"why": f"{line}: it may take what is meant for us"}, "warning")
         self._withhold()
         self._context.sites.on_change.append(self._on_sites)
-        forget = self._context.journal.listen(self._on_event)
+        forget = self._context.journal.listen(self._on_event, ("tftp", "http"))
         self.neighbours.start()
         self._conflicts.start()
         for number, port in self._ports.items():
@@ -313,8 +313,9 @@ class DhcpService:
         """As _tell, by a form."""
         context, reply, site = self._context, form.reply, form.site
         address, dashed = lease.address if lease else NO_ADDRESS, mac.dashed
-        encoded = form.datagram(own, address, dashed)
-        framed = self._send(form.destination(address, mac), 0.0, encoded, SERVER_PORT, form.link, site.address)
+        encoded, to = form.datagram(own, address, dashed), form.destination(address, mac)
+        framed = self._frame(to, encoded, SERVER_PORT, form.link, site.address)
+        self._transmit(to, encoded, SERVER_PORT, form.link, site.address, framed)
         self._follow(mac, reply, form.client, now)
         event = Event(now, mac, "dhcp", reply.kind, _with_secs(form.detail(address, dashed), own.secs))
         context.journal.record(event)
@@ -414,7 +415,7 @@ class DhcpService:
 
     def _follow(self, mac: Mac, reply: Reply, kind: Client, now: float) -> None:
         """What a firmware was told to load: transfers and scripts will show whether it does."""
-        if isinstance(reply.step, LoadNBP) and kind.loader is Loader.FIRMWARE:
+        if kind.loader is Loader.FIRMWARE and isinstance(reply.step, LoadNBP):
             self._boot_of(mac, now).nbp = reply.step.path.rpartition("/")[2]
 
     def _watch_style(self, reply: Reply, client: Client, detail: Mapping[str, Any], now: float) -> None:
@@ -452,7 +453,7 @@ class DhcpService:
     def _on_event(self, event: Event) -> None:
         """A transfer or a script request: the client understood us, or goes in circles."""
         mac = event.mac
-        if mac is None or event.service not in ("tftp", "http"):
+        if mac is None:
             return
         self._styles.progressed(mac)
         boot = self._boots.get(mac)

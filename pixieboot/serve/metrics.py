@@ -57,7 +57,7 @@ class Metrics:
         self._octets = {"tftp": 0, "http": 0}
         self._seconds = {"tftp": Histogram(TRANSFER_BOUNDS), "http": Histogram(TRANSFER_BOUNDS)}
         self._lag = Histogram(LAG_BOUNDS)
-        self.close = context.journal.listen(self._on_event)
+        self.close = context.journal.listen(self._on_event, tuple(self._octets))
 
     async def watch_loop(self) -> None:
         """Measure how late the loop wakes, until cancelled."""

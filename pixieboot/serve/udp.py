@@ -108,12 +108,13 @@ class UdpPort:
         """Take what is there, up to a limit.  True: something may be left for the loop to do."""
         assert self._socket is not None and self._on_datagram is not None
         receive, handle, busy = self._socket.recvmsg, self._on_datagram, False
-        for _ in range(self._batch):
+        for taken in range(self._batch):
             try:
                 datagram, ancillary, _, peer = receive(LARGEST, _ANCILLARY)
             except BlockingIOError:
-                self._batch, self._full = max(self._batch // 2, 1), 0
-                self.crowded = False
+                self._batch, self.crowded = max(self._batch // 2, 1), False
+                if taken < 2:
+                    self._full = 0
                 return busy
             except OSError as error:  # ENETDOWN and the like come up here once: the socket stays good
                 log.warning("UDP port %d: %s", self.port, error.strerror)
