@@ -68,7 +68,7 @@ class Form:
         key = client_key(own.chaddr, 1, own.client_id, site.network) or mac
         hostname = said(own.hostname) if own.hostname else ""
         who = Holder(key, mac, own.client_id, hostname, deed.who.source)
-        wanted = dotted(own.wanted) if own.wanted else ""
+        wanted = dotted(own.wanted) if len(own.wanted) == 4 else ""  # as Message.address
         if deed.selecting:
             return leases.bind(who, site, None, wanted, deed.seconds, now)
         return leases.offer(who, site, None, wanted, now)

@@ -297,7 +297,8 @@ class DhcpService:
         self._context.journal.record(event)
         self._watch_style(reply, client, event.detail, now)
         self._look_for_conflicts(reply.kind, reply.probe, site)
-        self._memo.keep(question.datagram, _Told(question.facts, client, reply, encoded, link, site, framed, event, now))
+        if port == BOOT_PORT or reply.kind in ("offered", "acked", "naked"):  # else it goes to where the question came from
+            self._memo.keep(question.datagram, _Told(question.facts, client, reply, encoded, link, site, framed, event, now))
 
     def _tell_stranger(
         self,

@@ -1,0 +1,294 @@
+"""What a client is told does not depend on who asked before it: the service with its memory, beside one that has none.
+
+Both get the same datagrams of hostile clients that differ in what is their own (12, 50, 61, 97, chaddr, secs), and in octets
+changed at random; every datagram that leaves, where to, and what the journal says of it must be the same.
+"""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Interface, IPv4Network
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from pixieboot import config
+from pixieboot.dhcp import Destination
+from pixieboot.inventory import Inventory
+from pixieboot.journal import Journal
+from pixieboot.leases import Leases
+from pixieboot.memo import Form, Memo, Own
+from pixieboot.model import Arch, Event, Group, Lease, Mac, Machine, MachineState, Network, Pool, Profile
+from pixieboot.registry import Registry
+from pixieboot.registry.sqlite import StateStore
+from pixieboot.serve.context import Context
+from pixieboot.serve.dhcpd import DhcpService
+from pixieboot.serve.links import Link, Sites
+from pixieboot.wire.dhcp import encode
+from tests.test_dhcp import BIOS, DISCOVER, HTTP, INFORM, IPXE, LINUX, NOW, OURS, PI, REQUEST, UEFI, a_message, aton
+
+ETH0 = Link(2, "eth0", b"\x52\x54\0\0\0\2", 1500, 0x43, 1, (IPv4Interface(f"{OURS}/24"),))
+POOL = (Pool(0x0A4D0064, 0x0A4D0068),)  # five addresses: they run out
+BEHIND = Network(mode="server", subnet=IPv4Network("10.78.0.0/24"), pools=(Pool(0x0A4E0064, 0x0A4E0068),), force=True, probe=False)
+KNOWN, GROUPED, LEARNED = Mac("52:54:00:00:00:01"), Mac("52:54:00:00:00:02"), Mac("52:54:00:00:00:03")
+GUID = "00112233-4455-6677-8899-aabbccddeeff"
+MENU = Profile("linux", kernel="k")
+SETTINGS = config.load(None, {})
+
+
+class Forgetful(Memo):
+    """Remembers nothing."""
+
+    def find(self, datagram: bytes) -> None:
+        return None
+
+    def form(self, datagram: bytes) -> None:
+        return None
+
+
+class Counting(Memo):
+    """Tells how often a form was found."""
+
+    found = 0
+
+    def form(self, datagram: bytes) -> tuple[Form, Own] | None:
+        found = super().form(datagram)
+        self.found += found is not None
+        return found
+
+
+class Service(DhcpService):
+    """Without sockets: what would leave is kept."""
+
+    def __init__(self, context: Context, memo: Memo, clock: Callable[[], float]) -> None:
+        super().__init__(context, clock)
+        self._memo = memo
+        self.sent: list[tuple[object, ...]] = []
+
+    def _send(self, to: Destination, delay: float, encoded: bytes, port: int, link: int, source: str) -> None:
+        self.sent.append((to, delay, encoded, port, link, source))
+
+    def _keep(self, lease: Lease, mac: Mac | None, then: Callable[[], object] | None) -> None:
+        if then:
+            then()
+
+
+class Store:
+    """A state store of memory only."""
+
+    revision = 0
+
+    def __init__(self) -> None:
+        self._states = {LEARNED: MachineState(loader_fetches=3, reply_style="menu")}
+
+    states = StateStore.states
+    state = StateStore.state
+
+    def set_state(self, key: str, state: MachineState) -> None:
+        self._states[Mac(key)] = state
+        self.revision += 1
+
+    def has_room(self, key: str) -> bool:
+        return True
+
+    def see(self, *_: object) -> bool:
+        return False
+
+
+@dataclass
+class Side:
+    """One of the two."""
+
+    service: Service
+    events: list[Event]
+
+
+class Both:
+    """The two beside one another."""
+
+    def __init__(self, inventory: Inventory, network: Network, **changes: Any) -> None:
+        self.now = NOW
+        self.memo = Counting()
+        self.sides = [self._side(inventory, network, memo, **changes) for memo in (self.memo, Forgetful())]
+
+    def _side(self, inventory: Inventory, network: Network, memo: Memo, **changes: Any) -> Side:
+        loaders = {Arch.X86_BIOS: "undionly.kpxe", Arch.X64_EFI: "ipxe.efi"}
+        networks = (network, BEHIND) if network.mode == "server" else (network,)
+        asked = replace(SETTINGS, networks=networks, loaders=loaders, **changes)
+        registry = Registry("/nonexistent")
+        registry.current = inventory
+        events: list[Event] = []
+        journal = Journal(io.StringIO())
+        journal.listen(events.append)
+        sites = Sites(asked, lambda: [ETH0], bytes(32))
+        context = Context(asked, registry, Store(), Leases(), journal, sites)  # type: ignore[arg-type]
+        return Side(Service(context, memo, lambda: self.now), events)
+
+    def ask(self, datagram: bytes, port: int, peer: tuple[str, int]) -> None:
+        told = []
+        for side in self.sides:
+            side.service.sent.clear()
+            side.events.clear()
+            side.service._on_datagram(port, datagram, peer, 2, OURS)
+            events = [
+                (each.kind, each.mac, each.level, {**each.detail, "secs": 0}) for each in side.events if each.kind != "ignored"
+            ]
+            told.append((list(side.service.sent), events))
+        assert told[0][0] == told[1][0], datagram.hex()
+        if told[0][1] and told[1][1]:  # what is the same as just before is no news
+            assert told[0][1] == told[1][1], datagram.hex()
+        leases = [sorted(side.service._context.leases.all(), key=lambda lease: lease.address) for side in self.sides]
+        assert leases[0] == leases[1]
+
+
+octets = st.binary(max_size=8)
+addresses = st.sampled_from([aton(f"10.77.0.{last}") for last in (2, 99, 100, 101, 102)] + [b"", b"\1\2\3", b"\x0a\x4d\0\x64\0"])
+names = st.sampled_from([b"", b"a", b"host1", b"host2", b"\0", b"b\0", b"\xff\xfe", b"%b%s%%"])
+macs = st.sampled_from(
+    [m.octets for m in (KNOWN, GROUPED, LEARNED)] + [b"\2\0\0\0\0" + bytes((n,)) for n in range(6)]
+) | st.sampled_from([bytes(6), b"\xff" * 6, b"\xb8\x27\xeb\0\0\1", b"\xdc\xa6\x32\0\0\2", b"%b%%-%"])
+guids = st.sampled_from(
+    [
+        b"",
+        b"\0" + bytes(16),
+        b"\0" + b"\xff" * 16,
+        b"\0" + bytes.fromhex(GUID.replace("-", "")),
+        b"\0" + bytes.fromhex("33221100554477668899aabbccddeeff"),
+        b"\0RPi4" + bytes(range(12)),
+        b"\0" + b"abcd" * 4,
+        b"\1" + bytes(range(16)),
+        b"\0" + bytes(range(16)),
+        b"\0" + bytes(range(1, 17)),
+        bytes(16),
+    ]
+) | st.binary(min_size=17, max_size=17)
+ids = st.sampled_from([b"", b"\1", b"%", b"P", b"PXE", b"\0\0\0\0", b"undionly", b"\xff" + bytes(range(18))]) | octets
+kinds = st.fixed_dictionaries(
+    {},
+    optional={
+        51: st.sampled_from([b"\0\0\0\0", b"\xff" * 4, b"\0\0\1\0", b"x"]),
+        54: st.just(aton(OURS)),
+        55: st.sampled_from([b"\1\3\6", bytes((1, 3, 66, 67, 43)), bytes((97, 61, 12, 67)), b"\x6c"]),
+        57: st.sampled_from([b"\5\xc0", b"\2\x40", b"\xff\0", b"\1"]),
+        60: st.sampled_from([b"PXEClient:Arch:00000:%b", b"PXEClient", b"HTTPClient:Arch:00016", b"udhcp", b"AAPLBSDPC", b""]),
+        77: st.sampled_from([b"iPXE", b"\4iPXE", b"gPXE"]),
+        82: st.sampled_from(
+            [b"\1\4port", b"\5\4" + aton("10.78.0.1"), b"\x0b\4" + aton("10.77.0.9"), b"\1\6\2\0\0\0\0\1", b"\5\4" + b"\n"]
+        ),
+        93: st.sampled_from([b"\0\0", b"\0\7", b"\0\x10", b"\0\x0b\0\7", b"\0"]),
+        118: st.sampled_from([aton("10.78.0.0"), b"\1"]),
+        175: st.sampled_from([b"\x13\1\1", b"\1\1\1", b""]),
+        43: st.sampled_from([b"\x47\4\x80\0\0\0\xff", b"\xff"]),
+        250: st.binary(max_size=3),
+    },
+)
+fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "flags": st.sampled_from([0, 0x8000, 1]),
+        "giaddr": st.sampled_from(["0.0.0.0", "10.77.0.9", "10.78.0.1", "192.0.2.1"]),
+        "ciaddr": st.sampled_from(["0.0.0.0", "10.77.0.100"]),
+        "hlen": st.sampled_from([6, 0, 5, 16]),
+        "htype": st.sampled_from([1, 6]),
+        "hops": st.just(1),
+        "sname": st.just(b"x"),
+    },
+)
+
+
+@st.composite
+def strangers(draw: st.DrawFn) -> list[bytes]:
+    """Datagrams of clients that ask alike, but for what is their own."""
+    options = {
+        **draw(st.sampled_from([{}, BIOS, UEFI, HTTP, IPXE, LINUX, PI])),
+        **draw(kinds if draw(st.booleans()) else st.just({})),
+    }
+    kind = draw(st.sampled_from([DISCOVER, DISCOVER, DISCOVER, REQUEST, INFORM]))
+    given_fields = draw(fields if draw(st.booleans()) else st.just({}))
+    order = draw(st.permutations(range(4))) if draw(st.booleans()) else range(4)
+    present = draw(st.sets(st.sampled_from((12, 50, 61, 97)))) | ({50, 54} if kind == REQUEST else set())
+    if 54 in present:
+        options[54] = aton(OURS)
+    sizes: dict[int, int] = {}
+    found = []
+    for number in range(draw(st.integers(3, 6))):
+        own: dict[int, bytes] = {}
+        for at in order:
+            code, values = ((12, names), (50, addresses), (61, ids), (97, guids))[at]
+            if code not in present:
+                continue
+            value = draw(values)
+            size = sizes.setdefault(code, len(value))
+            own[code] = value[:size].ljust(size, b"\7")  # of one length, or no two would ask alike
+        others = {code: value for code, value in options.items() if code not in (12, 50, 61, 97)}
+        message = a_message(
+            kind,
+            {**others, **own},
+            chaddr=draw(macs) if number > 1 else b"\2\7\x31\x9a\xe5" + bytes((number,)),
+            xid=draw(st.integers(0, 2**32 - 1)),
+            **given_fields,
+        )
+        message.secs = draw(st.sampled_from([0, 4, 0x0400]))
+        datagram = bytearray(encode(message))
+        for _ in range(draw(st.sampled_from([0, 0, 1, 3])) if number > 1 else 0):
+            datagram[draw(st.integers(0, len(datagram) - 1))] = draw(st.integers(0, 255))
+        found.append(bytes(datagram))
+    return found
+
+
+NETWORKS = {
+    "server": Network(interface="eth0", mode="server", pools=POOL, force=True, probe=False),
+    "by client-id": Network(interface="eth0", mode="server", pools=POOL, force=True, probe=False, identify_by="client-id"),
+    "proxy": Network(interface="eth0"),
+}
+INVENTORIES = {
+    "nothing described": Inventory.build(),
+    "some described": Inventory.build(
+        [
+            Machine("web1", macs=(KNOWN,), hostname="web1", address="10.77.0.103", options={67: b"own"}),
+            Machine("web2", uuid=GUID, loader={"*": "mine.efi"}),
+        ],
+        [
+            Group("all", profile="linux", options={12: b"group", 17: b"100%", 67: b"52-54-00-00-00-02/%b.efi"}),
+            Group("one", {"mac": GROUPED}, "linux", options={15: b"grouped"}),
+            Group("vendor", {"vendor": "udhcp"}, options={6: b"\1\1\1\1"}),
+        ],
+        [MENU],
+    ),
+    "by name": Inventory.build([], [Group("named", {"hostname": "host1"}, "linux", options={67: b"named.efi"})], [MENU]),
+    "by GUID": Inventory.build([], [Group("one", {"uuid": GUID}, "linux", options={67: b"uuid.efi"})], [MENU]),
+    "by serial": Inventory.build([], [Group("one", {"serial": "61626364"}, "linux", options={67: b"serial.efi"})], [MENU]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("inventory", INVENTORIES)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(groups=st.lists(strangers(), min_size=1, max_size=3), data=st.data())
+def test_nobody_is_told_what_is_anothers(inventory: str, network: str, groups: list[list[bytes]], data: st.DataObject) -> None:
+    both = Both(INVENTORIES[inventory], NETWORKS[network])
+    datagrams = [datagram for group in groups for datagram in group]
+    datagrams += data.draw(st.lists(st.sampled_from(datagrams), max_size=5))  # who asks again
+    for datagram in datagrams:
+        both.now += data.draw(st.sampled_from([0.0, 0.0, 0.5, 7.0, 70.0]))
+        port = data.draw(st.sampled_from([67, 67, 67, 67, 4011]))
+        peer = data.draw(st.sampled_from([("0.0.0.0", 68), ("0.0.0.0", 68), ("10.77.0.100", 68), ("10.77.0.101", 4011)]))
+        both.ask(datagram, port, peer)
+    event(f"by form: {both.memo.found > 0}")
+
+
+def test_an_address_of_three_octets_asks_for_none_of_a_client_answered_by_form_either() -> None:
+    both = Both(Inventory.build(), NETWORKS["server"])
+    for number in range(4):
+        message = a_message(DISCOVER, {50: b"\1\2\3"}, chaddr=b"\2\0\0\0\0" + bytes((number,)))
+        both.ask(encode(message), 67, ("0.0.0.0", 68))
+    assert both.memo.found
+
+
+def test_an_inform_is_answered_where_it_came_from_though_it_is_the_same_as_before() -> None:
+    both = Both(Inventory.build(), NETWORKS["server"])
+    for peer in ("10.77.0.100", "10.77.0.101", "0.0.0.0"):
+        both.ask(encode(a_message(INFORM)), 67, (peer, 68))
