@@ -154,15 +154,6 @@ def test_what_go_refuses_when_it_compiles(template: str, line: int, what: str) -
     assert (raised.value.line, raised.value.what) == (line, what)
 
 
-FLOATS = {0.0: "0", -0.5: "-0.5", 1e5: "100000", 123456.0: "123456", 1234567.0: "1.234567e+06", 1e21: "1e+21", 0.0001: "0.0001",
-          0.00001: "1e-05", 1.25e-7: "1.25e-07", 1e100: "1e+100"}  # fmt: skip
-
-
-@pytest.mark.parametrize("number, text", FLOATS.items())
-def test_floats(number: float, text: str) -> None:
-    assert GoTemplate("{{.x}}").render({"x": number}) == text
-
-
 PIECES = [
     "{{",
     "}}",

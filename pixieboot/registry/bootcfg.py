@@ -25,7 +25,7 @@ from pixieboot.registry.foreign import (
     texts,
     to_json,
 )
-from pixieboot.registry.gotemplate import printed
+from pixieboot.registry.govalues import printed
 
 BOOT_IPXE = (
     b"#!ipxe\nchain ipxe?uuid=${uuid}&mac=${net0/mac:hexhyp}&ip=${ip}&domain=${domain}&hostname=${hostname}&serial=${serial}\n"

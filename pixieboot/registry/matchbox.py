@@ -14,7 +14,8 @@ from pixieboot.inventory import Inventory
 from pixieboot.model import Group, Profile
 from pixieboot.registry import butane, ignition, strictyaml
 from pixieboot.registry.foreign import JSON, Answer, Stamp, files_below, from_json, labels_of, not_found, parse_mac, read, texts
-from pixieboot.registry.gotemplate import GoTemplate, TemplateFault, printed
+from pixieboot.registry.gotemplate import GoTemplate, TemplateFault
+from pixieboot.registry.govalues import printed
 
 BANNER = b"matchbox\n"
 BOOT_IPXE = (

@@ -15,7 +15,8 @@ from pixieboot.errors import OperatorError, WireError
 from pixieboot.inventory import Inventory
 from pixieboot.model import Mac, Machine, Profile
 from pixieboot.registry.foreign import Stamp
-from pixieboot.registry.gotemplate import GoTemplate, TemplateFault, quoted
+from pixieboot.registry.gotemplate import GoTemplate, TemplateFault
+from pixieboot.registry.govalues import quoted
 from pixieboot.sandbox import CONTROL
 
 MACHINES = 4096  # answers kept; the one asked for longest ago goes first
