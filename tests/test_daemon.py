@@ -320,7 +320,7 @@ def test_another_dhcp_server_on_the_wire_is_named_and_not_fought(
     start: Callable[..., Running], site: Path, network: Network
 ) -> None:
     router = network.switch("office").host("router", "10.73.0.1/24")
-    network.cable(router, "wan0", host := network.host("other"), "eth0")
+    network.cable(router, "wan0", host := network.host("elsewhere"), "eth0")
     router.add_address("wan0", "10.74.0.1/24")
     host.add_address("eth0", "10.74.0.2/24")
     leases = ["--interface=wan0", "--dhcp-range=10.74.0.50,10.74.0.60", "--leasefile-ro"]
