@@ -10,8 +10,9 @@ from pixieboot.leases import Leases
 from pixieboot.model import Assignment, Client, Mac, Site
 from pixieboot.registry import Registry
 from pixieboot.registry.sqlite import StateStore
+from pixieboot.serve.deadlines import Deadlines
 from pixieboot.serve.links import Sites
-from pixieboot.serve.way import Way
+from pixieboot.serve.localboot import LocalBoot
 
 
 class Asks(Protocol):
@@ -43,12 +44,14 @@ class Context:
     journal: Journal
     sites: Sites
     boot_api: Asks | None = None  # if the registry is one that is asked by HTTP
-    way: Way = field(init=False)
+    deadlines: Deadlines = field(init=False)
+    local_boot: LocalBoot = field(init=False)
     # Each service's running downloads: looked at when somebody wants to know, at no cost to those who send.
     downloads: list[Callable[[], Iterable[Download]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.way = Way(self.registry, self.store, self.journal)
+        self.deadlines = Deadlines(self.registry, self.store, self.journal)
+        self.local_boot = LocalBoot(self.store, self.journal)
 
     def running(self) -> dict[Mac, list[Download]]:
         """The downloads that are under way, by machine."""

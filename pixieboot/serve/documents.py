@@ -55,9 +55,9 @@ class Documents:
         """The machine's script for the loader that asks."""
         client = client_of(request, self._peer_mac(request), SCRIPT_LOADERS[request.parts[0]])
         assignment, step = self._next(client, request.site)
-        key, way = self._context.state_key(client), self._context.way
+        key = self._context.state_key(client)
         if request.method == "GET" and client.loader is Loader.IPXE and isinstance(step, LocalDisk):
-            if way.back_from_disk(key, client.mac, assignment, step.how):
+            if self._context.local_boot.back_from_disk(key, client.mac, assignment, step.how):
                 assignment, step = self._next(client, request.site)
         detail: dict[str, Any] = {
             "path": request.path,
@@ -76,7 +76,7 @@ class Documents:
                 text = render_script(step, client, assignment, request.site, self._context.registry.current, ticket=ticket)
                 reply = Reply(200, text.encode(), headers=NO_STORE)
                 if isinstance(step, Boot):
-                    way.begins(key, assignment, step.profile)
+                    self._context.deadlines.begins(key, assignment, step.profile)
             except OperatorError as error:
                 detail["why"] = str(error)
                 reply = Reply(500, _shown(error))

@@ -92,7 +92,7 @@ class HttpService:
         logging.getLogger("uvicorn").setLevel(logging.ERROR)  # one warning for each malformed request would be theirs to flood
         self._server = Server(config)
         async with asyncio.TaskGroup() as tasks:
-            beside = [tasks.create_task(self._sweep()), tasks.create_task(self.context.way.run())]
+            beside = [tasks.create_task(self._sweep()), tasks.create_task(self.context.deadlines.run())]
             if any(profile.cache for profile in self.context.registry.current.profiles.values()):
                 beside.append(tasks.create_task(self._downloads.prepare()))  # before the first machine asks
             try:

@@ -55,7 +55,7 @@ def text_at(place: Rendered, context: Context, site: Site, peer: str) -> bytes |
     if place.kind == "autoexec":
         return render.autoexec_ipxe(site).encode()
     if isinstance(step, Boot):
-        context.way.begins(context.state_key(client), assignment, step.profile)
+        context.deadlines.begins(context.state_key(client), assignment, step.profile)
     ticket = partial(Tickets(context).issue, peer=peer)
     if loader is Loader.RASPBERRY_PI:
         text = render.raspberry_pi(place.kind, step, client, assignment, site, context.registry.current, ticket)

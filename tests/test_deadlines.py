@@ -1,4 +1,4 @@
-"""From one boot to the next: installations whose time is up, and the way to the local disk that a machine understands."""
+"""Installations under `boot: once`: until they report done, and when their time is up."""
 
 import asyncio
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def clock() -> Clock:
 
 def running(directory: Path, clock: Clock) -> Iterator[Host]:
     with serving(directory, registry=REGISTRY) as host:
-        host.context.way._clock = clock
+        host.context.deadlines._clock = host.context.local_boot._clock = clock
         yield host
 
 
@@ -58,9 +58,6 @@ def order(host: Host, key: str, told: MachineState) -> None:
 
 def alarms(host: Host, kind: str) -> list[Event]:
     return [event for event in host.events if event.kind == kind]
-
-
-# --- boot: once ----------------------------------------------------------------------------------------------------------
 
 
 def test_once_stays_armed_until_done_through_restarts(tmp_path: Path, clock: Clock) -> None:
@@ -114,9 +111,9 @@ def test_when_the_time_is_up(host: Host, clock: Clock, profile: str, says: str) 
     assert "assets/vmlinuz" in script(host, INSTALLED)
     deadline = state(host, "inst").deadline
     clock.now = deadline - 1
-    assert host.call(host.context.way.expire) == deadline and not alarms(host, "overdue")
+    assert host.call(host.context.deadlines.expire) == deadline and not alarms(host, "overdue")
     clock.now = deadline + 1
-    assert host.call(host.context.way.expire) is None
+    assert host.call(host.context.deadlines.expire) is None
     (event,) = alarms(host, "overdue")
     assert (event.level, event.mac, event.detail["machine"]) == ("alarm", INSTALLED, "inst")
     assert state(host, "inst").overdue == deadline and state(host, "inst").deadline == 0
@@ -144,7 +141,7 @@ def test_it_is_told_when_the_time_comes_and_after_a_restart_too(tmp_path: Path, 
 
 async def _once_around(host: Host) -> None:
     """Let the daemon's own look at the time come: it waits for what changes."""
-    host.context.way._changed.set()
+    host.context.deadlines._changed.set()
     while not host.context.store.state("inst").overdue:
         await asyncio.sleep(0)
 
@@ -152,72 +149,8 @@ async def _once_around(host: Host) -> None:
 def test_a_machine_that_is_described_no_more(host: Host, clock: Clock) -> None:
     order(host, "gone", MachineState(deadline=clock.now - 5))
     order(host, "06:00:00:00:00:01", MachineState(deadline=clock.now - 5))
-    host.call(host.context.way.expire)
+    host.call(host.context.deadlines.expire)
     assert {(event.mac, event.detail["machine"]) for event in alarms(host, "overdue")} == {
         (None, "gone"),
         ("06:00:00:00:00:01", "06:00:00:00:00:01"),
     }
-
-
-# --- the local disk ------------------------------------------------------------------------------------------------------
-
-
-def how(text: str) -> str:
-    return "sanboot" if "sanboot" in text else "exit0" if "exit 0" in text else "exit1" if "exit 1" in text else "http404"
-
-
-WAYS = {
-    "UEFI": ("&arch=x86_64&platform=efi", ["exit1", "exit0", "http404", "sanboot", "exit1"]),
-    "BIOS": ("&arch=i386&platform=pcbios", ["sanboot", "exit1", "exit0", "http404", "sanboot"]),
-}
-
-
-@pytest.mark.parametrize("query, ways", WAYS.values(), ids=WAYS)
-def test_who_is_back_at_once_gets_the_next_way(host: Host, clock: Clock, query: str, ways: list[str]) -> None:
-    tried = []
-    for _ in ways:
-        tried.append(how(script(host, DISK, query)))
-        assert how(script(host, DISK, query)) == tried[-1], "asked twice in one boot"
-        clock.now += 30
-    assert tried == ways
-    told = alarms(host, "local way")
-    assert [event.detail["local_boot"] for event in told] == ways[1:]
-    assert told[0].detail["why"] == f"it was back 30 s after {ways[0]}: {ways[1]} is tried"
-    assert [event.level for event in told] == ["warning", "warning", "warning", "alarm"]
-
-
-def test_the_way_that_works_is_remembered(tmp_path: Path, clock: Clock) -> None:
-    for host in running(tmp_path, clock):
-        script(host, DISK)
-        clock.now += 20
-        assert how(script(host, DISK)) == "exit0"
-        clock.now += 86400
-        assert how(script(host, DISK)) == "exit0" and state(host, "disk").local_boot_works
-        clock.now += 20
-        assert how(script(host, DISK)) == "exit0", "somebody pressed the button: one return proves nothing against it"
-        clock.now += 20
-        assert how(script(host, DISK)) == "http404"
-    for host in running(tmp_path, clock):
-        assert how(script(host, DISK)) == "http404" and state(host, "disk").local_boot == "http404"
-
-
-def test_what_the_operator_wrote_is_not_changed(host: Host, clock: Clock) -> None:
-    for _ in range(3):
-        assert how(script(host, "02:00:00:00:00:03")) == "exit0"
-        clock.now += 10
-    assert not alarms(host, "local way")
-
-
-def test_a_clock_that_is_set_back_proves_nothing(host: Host, clock: Clock) -> None:
-    script(host, DISK)
-    clock.now -= 86400
-    assert how(script(host, DISK)) == "exit1"
-    clock.now += 20
-    assert how(script(host, DISK)) == "exit0"
-
-
-def test_a_head_request_is_no_return(host: Host, clock: Clock) -> None:
-    script(host, DISK)
-    clock.now += 10
-    assert host.ask(f"HEAD /ipxe?mac={DISK} HTTP/1.1\nHost: x").status == 200
-    assert not state(host, "disk").local_boot
