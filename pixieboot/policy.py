@@ -116,3 +116,8 @@ def _nbp(arch: Arch, assignment: Assignment, site: Site) -> tuple[str | None, st
         if holder and (nbp := holder.loader.get(arch.value) or holder.loader.get("*")):
             return nbp, f"loader of {source} {holder.name}"
     return site.loaders.get(arch), "loaders"
+
+
+def booted(step: Step) -> str | None:
+    """The name of the profile that a step boots; None: it boots nothing yet, or nothing at all."""
+    return step.profile.name if isinstance(step, Boot) else "local" if isinstance(step, LocalDisk) else None

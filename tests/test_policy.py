@@ -29,7 +29,7 @@ from pixieboot.model import (
     Stage,
     Step,
 )
-from pixieboot.policy import next_boot
+from pixieboot.policy import booted, next_boot
 
 MAC = Mac("52:54:00:12:34:56")
 LOADERS = {Arch.X86_BIOS: "undionly.kpxe", Arch.X64_EFI: "ipxe.efi"}
@@ -201,3 +201,13 @@ def test_next_boot_never_raises_and_always_says_why(
 ) -> None:
     step = next_boot(client, Assignment(machine, None, profile, {}, state, "because"), a_site(answer=answer))
     assert step.why
+
+
+def test_the_profile_that_a_step_boots() -> None:
+    steps = (
+        Boot(FLATCAR, {}, "because"),
+        LocalDisk("exit1", "because"),
+        Silence("because"),
+        FetchScript("http://h/ipxe", "because"),
+    )
+    assert [booted(step) for step in steps] == [FLATCAR.name, "local", None, None]

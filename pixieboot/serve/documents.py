@@ -9,7 +9,7 @@ from typing import Any
 from pixieboot import render, sandbox
 from pixieboot.errors import OperatorError
 from pixieboot.model import Assignment, Boot, Client, Loader, LocalDisk, Mac, Silence, Site, Step
-from pixieboot.policy import next_boot
+from pixieboot.policy import booted, next_boot
 from pixieboot.registry import butane
 from pixieboot.registry.sqlite import StoreError
 from pixieboot.serve.context import Context
@@ -61,7 +61,7 @@ class Documents:
                 assignment, step = self._next(client, request.site)
         detail: dict[str, Any] = {
             "path": request.path,
-            "profile": _profile_name(step),
+            "profile": booted(step),
             "why": step.why,
             "status": 200,
             "peer": request.peer,
@@ -86,7 +86,7 @@ class Documents:
     def pixiecore(self, request: Request, client: Client) -> Told:
         """Pixiecore's API, the server's side: what a foreign Pixiecore shall boot this machine with; 404: leave it alone."""
         assignment, step = self._next(client, request.site)
-        mac, detail = named(client), {"path": request.path, "profile": _profile_name(step), "why": step.why, "peer": request.peer}
+        mac, detail = named(client), {"path": request.path, "profile": booted(step), "why": step.why, "peer": request.peer}
         if not isinstance(step, Boot):
             reply = Reply(404, f"No boot data: {step.why}.\n".encode())
             return Told(reply, client, mac, "script", {**detail, "status": 404})
@@ -184,7 +184,3 @@ def _refusal(step: Step) -> Reply | None:
 def _shown(error: OperatorError) -> bytes:
     """What a machine's screen shows of a mistake in the registry; the log says how to mend it."""
     return (error.short if isinstance(error, sandbox.RenderError) else str(error)).encode() + b"\n"
-
-
-def _profile_name(step: Step) -> str | None:
-    return step.profile.name if isinstance(step, Boot) else "local" if isinstance(step, LocalDisk) else None

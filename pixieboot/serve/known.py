@@ -13,9 +13,8 @@ from pixieboot.boots import Boot, split, tell
 from pixieboot.config import Settings
 from pixieboot.inventory import Inventory
 from pixieboot.journal import event_json
-from pixieboot.model import Arch, Assignment, Client, Event, Loader, LocalDisk, Mac, Machine, MachineState, Site, Stage
-from pixieboot.model import Boot as BootStep
-from pixieboot.policy import next_boot
+from pixieboot.model import Arch, Assignment, Client, Event, Loader, Mac, Machine, MachineState, Site, Stage
+from pixieboot.policy import booted, next_boot
 from pixieboot.registry.sqlite import Discovered
 from pixieboot.serve.answers import Refusal
 from pixieboot.serve.context import Context, Download
@@ -254,8 +253,7 @@ class Known:
         if assignment is None:
             return {"profile": None, "boot": "always", "why": "no network is served yet"}
         step = next_boot(self._asking(who), assignment, self.site(who))
-        profile = step.profile.name if isinstance(step, BootStep) else "local" if isinstance(step, LocalDisk) else None
-        return {"profile": profile, "boot": assignment.order, "why": step.why}
+        return {"profile": booted(step), "boot": assignment.order, "why": step.why}
 
 
 def _loader(settings: Settings, arch: Arch, name: str) -> dict[str, Any]:
