@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -310,6 +311,40 @@ def test_a_full_disk_is_told(host: Host, origin: Origin, monkeypatch: pytest.Mon
     monkeypatch.setattr(fetch.Cache, "_free", lambda self: 1000)
     answer = host.get(link(host, origin.url("/vmlinuz")))
     assert answer.status == 503 and b"0 MiB left" in answer.body
+
+
+def test_a_server_that_never_ends_does_not_fill_the_disk(host: Host, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(exchange: Exchange) -> None:
+        exchange.head(200, Transfer_Encoding="chunked")
+        with suppress(OSError):
+            for _ in range(100):
+                exchange.wfile.write(b"%x\r\n%b\r\n" % (len(BODY), BODY))
+        exchange.origin.over.wait(10)
+
+    origin.acts["/vmlinuz"] = endless
+    monkeypatch.setattr(fetch, "ROOM", 1 << 20)
+    cache = Path(host.context.settings.state.removeprefix("sqlite:")).parent / "cache"
+
+    def size() -> int:
+        return sum(path.stat().st_size for path in cache.rglob("part"))
+
+    monkeypatch.setattr(fetch.Cache, "_free", lambda self: fetch.FREE + (5 << 20) - size())
+    answer = host.get(link(host, origin.url("/vmlinuz")))
+    assert answer.status == 503 and b"MiB left" in answer.body
+    assert size() == 0
+
+
+def test_more_than_was_said_is_not_kept(host: Host, origin: Origin) -> None:
+    half_of_it = len(BODY) // 2
+
+    def longer(exchange: Exchange) -> None:
+        span = f"bytes {half_of_it}-{len(BODY) - 1}/{len(BODY)}"
+        exchange.head(206, Content_Length=len(BODY) - half_of_it + 500, Content_Range=span)
+        exchange.wfile.write(BODY[half_of_it:] + bytes(500))
+
+    origin.acts["/vmlinuz"] = [half, longer]
+    assert is_refused(host, link(host, origin.url("/vmlinuz")))
+    assert get(host, origin.url("/vmlinuz")) == BODY
 
 
 def test_progress_is_told_to_each_machine_that_waits(host: Host, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,3 +170,21 @@ def test_the_last_answer_is_kept_and_only_news_are_news() -> None:
         machines.learn(Mac.of(number.to_bytes(6)), spec)
     assert len(machines.load(5).machines) == MACHINES and not machines.knows(Mac.of(bytes(6)))
     assert machines.signature() == {}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"kernel": "http://x/k", "cmdline": ' + b"[" * 100_000,
+        b'{"kernel": "http://x/k", "cmdline": "a=\\ud800"}',
+        b'{"ipxe-script": "\\ud800"}',
+        b'{"kernel": "http://x/k", "cmdline": "{{range 1000000000}}x{{end}}"}',
+        b'{"kernel": "http://x/k", "cmdline": "{{range 1000}}{{range 1000}}{{end}}{{end}}"}',
+        b'{"kernel": "http://x/k", "cmdline": "{{$a := `x`}}{{range 40}}{{$a = print $a $a}}{{end}}"}',
+        b'{"kernel": "http://x/k", "cmdline": "' + b"a" * 65_537 + b'"}',
+    ],
+    ids=["too deep", "half a character", "half in a script", "too long a loop", "loops", "doubled again and again", "too long"],
+)
+def test_an_answer_that_would_take_all_memory_is_the_peers_fault(body: bytes) -> None:
+    with pytest.raises(WireError):
+        spec_of(body, "pixiecore+http://127.0.0.1/")

@@ -18,6 +18,7 @@ Functions = Mapping[str, Callable[..., Any]]
 
 _NONE: Functions = {}
 DEEPEST = 100  # levels of blocks or parentheses
+BUDGET, STEP = 4 << 20, 8  # characters that one rendering may make, and what each action counts as
 
 
 class TemplateFault(Exception):
@@ -315,6 +316,19 @@ class _Continue(Exception):
     pass
 
 
+class _Variables(list[tuple[str, Any]]):
+    """The variables of one rendering, and what it may still cost: characters made, and STEP for each action."""
+
+    def __init__(self, data: Any) -> None:
+        super().__init__([("$", data)])
+        self._left = BUDGET
+
+    def spend(self, cost: int, line: int) -> None:
+        self._left -= cost
+        if self._left < 0:
+            raise TemplateFault(line, "the template takes too long, or makes too much text")
+
+
 class GoTemplate:
     """A compiled template."""
 
@@ -326,11 +340,12 @@ class GoTemplate:
     def render(self, data: Mapping[str, Any]) -> str:
         """Raises TemplateFault for a missing key or anything else that Go refuses."""
         out: list[str] = []
-        self._run(self._blocks, data, [("$", data)], out)
+        self._run(self._blocks, data, _Variables(data), out)
         return "".join(out)
 
-    def _run(self, blocks: list[_Block], dot: Any, variables: list[tuple[str, Any]], out: list[str]) -> None:
+    def _run(self, blocks: list[_Block], dot: Any, variables: _Variables, out: list[str]) -> None:
         for block in blocks:
+            variables.spend(STEP + len(block.text), block.line)
             if block.kind == "text":
                 out.append(block.text)
             elif block.kind == "break":
@@ -340,11 +355,12 @@ class GoTemplate:
             elif block.pipe:
                 self._block(block, block.pipe, dot, variables, out)
 
-    def _block(self, block: _Block, pipe: _Pipe, dot: Any, variables: list[tuple[str, Any]], out: list[str]) -> None:
+    def _block(self, block: _Block, pipe: _Pipe, dot: Any, variables: _Variables, out: list[str]) -> None:
         if block.kind == "":
             value = self._pipe(pipe, dot, variables)
             if not pipe.declared:
                 out.append(printed(value))
+                variables.spend(len(out[-1]), block.line)
             return
         mark = len(variables)
         if block.kind == "range":
@@ -357,7 +373,7 @@ class GoTemplate:
                 self._run(block.otherwise, dot, variables, out)
         del variables[mark:]
 
-    def _range(self, block: _Block, pipe: _Pipe, dot: Any, variables: list[tuple[str, Any]], out: list[str]) -> None:
+    def _range(self, block: _Block, pipe: _Pipe, dot: Any, variables: _Variables, out: list[str]) -> None:
         value = self._pipe(_Pipe(pipe.commands, (), False, pipe.line), dot, variables)
         pairs: list[tuple[Any, Any]]
         match value:
@@ -366,6 +382,7 @@ class GoTemplate:
             case list():
                 pairs = list(enumerate(value))
             case int() if not isinstance(value, bool):
+                variables.spend(STEP * max(value, 0), pipe.line)
                 pairs = [(number, number) for number in range(value)]
             case NoValue() | None:
                 pairs = []
@@ -388,7 +405,7 @@ class GoTemplate:
         if not pairs:
             self._run(block.otherwise, dot, variables, out)
 
-    def _pipe(self, pipe: _Pipe, dot: Any, variables: list[tuple[str, Any]]) -> Any:
+    def _pipe(self, pipe: _Pipe, dot: Any, variables: _Variables) -> Any:
         final: tuple[Any, ...] = ()
         for command in pipe.commands:
             final = (self._command(command, final, dot, variables),)
@@ -405,7 +422,7 @@ class GoTemplate:
                 variables.append((name, value))
         return value
 
-    def _command(self, command: tuple[_Operand, ...], final: tuple[Any, ...], dot: Any, variables: list[tuple[str, Any]]) -> Any:
+    def _command(self, command: tuple[_Operand, ...], final: tuple[Any, ...], dot: Any, variables: _Variables) -> Any:
         first = command[0]
         if first.kind != "function":
             if final:
@@ -420,13 +437,15 @@ class GoTemplate:
             return final[0] if final else value
         arguments = [self._operand(operand, dot, variables) for operand in command[1:]]
         try:
-            return (self._functions.get(first.value) or FUNCTIONS[first.value])(*arguments, *final)
+            made = (self._functions.get(first.value) or FUNCTIONS[first.value])(*arguments, *final)
+            variables.spend(len(made) if isinstance(made, str) else 0, first.line)
+            return made
         except TypeError:
             raise TemplateFault(first.line, f"wrong number of args for {first.value}") from None
         except ValueError as error:
             raise TemplateFault(first.line, f"error calling {first.value}: {error}") from None
 
-    def _operand(self, operand: _Operand, dot: Any, variables: list[tuple[str, Any]]) -> Any:
+    def _operand(self, operand: _Operand, dot: Any, variables: _Variables) -> Any:
         match operand.kind:
             case "dot":
                 value = dot

@@ -19,6 +19,7 @@ from pixieboot.registry.gotemplate import GoTemplate, TemplateFault
 from pixieboot.registry.govalues import quoted
 from pixieboot.sandbox import CONTROL
 
+LONGEST_CMDLINE = 65536  # as a template; Linux takes some thousand
 MACHINES = 4096  # answers kept; the one asked for longest ago goes first
 
 _WORD = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^ \t"]|")+')
@@ -55,7 +56,8 @@ def spec_of(body: bytes, source: str, files: bool = False) -> Spec:
     """
     try:
         said = json.loads(body)
-    except ValueError as error:
+        json.dumps(said, ensure_ascii=False).encode()  # halves of surrogate pairs are texts to json, and to nobody else
+    except (ValueError, RecursionError) as error:
         raise WireError(f"the answer is not JSON ({error})") from None
     if not isinstance(said, dict):
         raise WireError("the answer is not a JSON object")
@@ -114,6 +116,8 @@ def _args(cmdline: Any, base: str, files: bool) -> tuple[str, ...]:
         case None:
             return ()
         case str():
+            if len(cmdline) > LONGEST_CMDLINE:
+                raise WireError(f"cmdline is longer than {LONGEST_CMDLINE} characters")
             if "\0" in cmdline:
                 raise WireError("cmdline holds a NUL")
             try:

@@ -125,3 +125,5 @@ class BootApi:
             return spec_of(body, self._source, self._context.settings.pixiecore_files is not None)
         except WireError as error:
             return Unanswered(f"{url}: {error}")
+        except Exception as error:  # a bug of ours must not end the thread that all other machines need too
+            return Unanswered(f"{url}: its answer cannot be read ({type(error).__name__})")

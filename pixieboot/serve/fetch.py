@@ -36,6 +36,7 @@ TRIES = 5  # in a row that bring nothing
 PAUSE = 0.5  # seconds before the second try; doubled for each further one
 TELL = 5.0  # seconds at least between two reports of progress, which come at each tenth
 FREE = 64 << 20  # bytes of the disk that are left to others
+ROOM = 16 << 20  # bytes for which room is made at a time while nobody knows how long a file is
 REMEMBER = 60.0  # seconds for which a wrong checksum is not fetched again
 KEYS = 1024  # files of which such things are remembered
 FRESH = 5.0  # seconds for which a server is not asked again whether a file changed: some loaders read it in many parts
@@ -195,7 +196,7 @@ class Cache:
         if self._over:
             self.loop.run_in_executor(None, self.make_room, 0, "")
 
-    def make_room(self, need: int, key: str) -> None:
+    def make_room(self, need: int, key: str, leave: int = 0) -> None:
         """In a thread: remove what was unused for longest until need more bytes fit; never what is in use.
 
         Raises Unanswered when the disk has no room for them.
@@ -213,7 +214,7 @@ class Cache:
                 detail = {"file": other.partition("-")[2], "bytes": size}
                 self.post(self._record, Event(time.time(), None, "fetch", "removed", detail))
             self._over = total + need > self.limit()
-            if need and self._free() < need:
+            if need and self._free() < need + leave:
                 raise Unanswered(f"{need >> 20} MiB are to be fetched, and {self.directory} has {self._free() >> 20} MiB left", 503)
 
     def _places(self) -> Iterator[tuple[float, str, int]]:
@@ -257,6 +258,7 @@ class Download:
         self._about = About(remote.url)
         self._fd = -1
         self._have = 0  # bytes on disk
+        self._roomy = 0  # up to there the disk has room for a file of unknown length
         self._checked = not remote.sha256
         self._hash = hashlib.sha256()
         self._sure = True  # whether its end was seen
@@ -342,6 +344,9 @@ class Download:
             self.failure = Unanswered(f"{self._place}: {error.strerror or error}", 503)
         except Exception as error:
             self.failure = Unanswered(f"{self.remote.url} cannot be fetched ({type(error).__name__}: {error})")
+        if self.failure and self._about.length < 0 and self._fd >= 0:  # nothing can go on from it: give the disk back
+            with suppress(OSError):
+                os.ftruncate(self._fd, 0)
         self._cache.post(self._end, time.monotonic() - began)
 
     def _fetch(self) -> None:
@@ -458,6 +463,11 @@ class Download:
                 raise unanswered(self.remote.url, error) from None
             if not piece:
                 break
+            if 0 <= self._about.length < self._have + len(piece):
+                raise self._changed()
+            if self._about.length < 0 and self._have + len(piece) > self._roomy:
+                self._cache.make_room(ROOM, self.key, leave=FREE)
+                self._roomy = self._have + len(piece) + ROOM
             done = 0
             while done < len(piece):
                 done += os.pwrite(self._fd, memoryview(piece)[done:], self._have + done)
