@@ -1,6 +1,7 @@
 """The registry in force: good edits are put in force whole, bad ones leave the last good one alone."""
 
 import gc
+import os
 import time
 from pathlib import Path
 
@@ -114,3 +115,16 @@ def test_what_an_api_says_is_in_force_at_once() -> None:
     assert not store.learn(mac, Spec("http://h/k"))
     assert store.reload() is None and set(store.current.machines) == {mac}
     assert store.learn(mac, None) and not store.current.machines
+
+
+def test_a_machine_that_is_described_no_longer_is_not_back_after_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "registry").mkdir()
+    registry = Registry(str(tmp_path / "registry"), tmp_path / "adopted")
+    registry.load()
+    registry.describe("web1", {"macs": ["02:00:00:00:00:01"]})
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    registry.describe("web1", None)
+    assert synced == [str(tmp_path / "adopted")] and not registry.current.machines

@@ -106,6 +106,7 @@ class Registry:
             inventory = self._read(lambda version: store.load(version, {str(path): text}))
             if text is None:
                 path.unlink()
+                _sync(path.parent)
             else:
                 path.parent.mkdir(mode=0o750, exist_ok=True)
                 replace_file(path, text.encode())
@@ -203,8 +204,13 @@ def replace_file(path: Path, octets: bytes) -> None:
     except BaseException:
         os.unlink(name)
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    """What was renamed or removed there stays so, whatever happens to the power."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
