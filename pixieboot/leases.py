@@ -294,7 +294,11 @@ class Leases:
         return min(waiting, key=lambda entry: entry[1])[0] if waiting else None
 
     def _advance(self, pool: _Range) -> None:
-        while pool.cursor <= pool.last and not self._never_used(pool, _text(pool.cursor)):
+        records, freed, unfit, withheld = self._records, pool.freed, pool.unfit, self._withheld
+        while pool.cursor <= pool.last:
+            address = _text(pool.cursor)
+            if not (address in records or address in freed or address in unfit or address in withheld):
+                return
             pool.cursor += 1
 
     def _never_used(self, pool: _Range, address: str) -> bool:
@@ -346,8 +350,10 @@ class Leases:
             self._queue(address, lease.expires)
             return
         if old is None or old.state is _EXPIRED:
-            for pool in self._pools_of(address):
-                pool.freed.pop(address, None)
+            for pools in self._ranges.values():
+                for pool in pools:
+                    if pool.freed:
+                        pool.freed.pop(address, None)
         if lease.state is _OFFER:
             self._offered += 1
             return

@@ -19,6 +19,7 @@ from pixieboot.wire.dhcp import BOOT_FILE, CLIENT_ID, CLIENT_UUID, HOST_NAME, RE
 _XID, _SECS, _YIADDR, _CHADDR, _FILE = slice(4, 8), slice(8, 10), slice(16, 20), slice(28, 34), slice(108, 236)
 _OWN = (HOST_NAME, REQUESTED_ADDRESS, CLIENT_ID, CLIENT_UUID)
 _NOTHING = slice(0, 0)
+_KIND = slice(240, 243)  # most clients say first whether it is a DISCOVER or a REQUEST
 _DASHED = 17  # octets of a MAC's directory
 _Pick = Callable[[Sequence[bytes] | bytes], tuple[bytes, ...]]  # an itemgetter: these items, or these slices
 
@@ -168,7 +169,7 @@ class Memo:
     def __init__(self, size: int = 2048) -> None:
         self._size = size
         self._held: dict[bytes, Remembered] = {}
-        self._cuts: dict[int, list[_Cut]] = {}  # by the datagram's length
+        self._cuts: dict[tuple[int, bytes], list[_Cut]] = {}  # by the datagram's length and what stands where its type should
 
     def find(self, datagram: bytes) -> Remembered | None:
         """What was answered to this datagram, xid and secs left aside.  The caller compares the facts."""
@@ -186,7 +187,7 @@ class Memo:
 
     def form(self, datagram: bytes) -> tuple[Form, Own] | None:
         """The form for clients that ask like this, and what is this one's own.  The caller compares the facts."""
-        for cut in self._cuts.get(len(datagram), ()):
+        for cut in self._cuts.get((len(datagram), datagram[_KIND]), ()):
             if form := cut.forms.get(cut.kind(datagram)):
                 return form, Own(*cut.own(datagram))
         return None
@@ -196,13 +197,13 @@ class Memo:
         spots = spans(datagram, _OWN)
         if spots is None:
             return
-        cuts = self._cuts.get(len(datagram), [])
-        cut = next((cut for cut in cuts if cut.spots == spots), None)
+        alike = (len(datagram), datagram[_KIND])
+        cut = next((cut for cut in self._cuts.get(alike, ()) if cut.spots == spots), None)
         if cut is None:
             if sum(map(len, self._cuts.values())) >= self.CUTS:
                 self._cuts.clear()
             cut = _Cut(spots)
-            self._cuts.setdefault(len(datagram), []).append(cut)
+            self._cuts.setdefault(alike, []).append(cut)
         kind = cut.kind(datagram)
         if kind in cut.forms:
             cut.forms[kind] = make()

@@ -87,7 +87,8 @@ class StateStore:
         self._states = {key: _state(text) for key, text in database.execute("SELECT key, state FROM machine_states")}
         self.revision = 0  # grows with every change of a state
         self._discovered = {seen.mac: seen for seen in map(_seen, database.execute("SELECT * FROM discovered"))}
-        self._wake = threading.Condition()
+        self._lock = threading.RLock()
+        self._wake = threading.Condition(self._lock)  # to take the lock by it costs a call of Python each way
         self._handed: list[tuple[Lease, Done | None]] = []
         self._queue: list[tuple[Lease, Done | None]] = []
         self._barriers: list[Done] = []
@@ -162,7 +163,7 @@ class StateStore:
 
     def _hand_over(self) -> None:
         """What one turn of the loop brought goes to the writer in one piece: the larger the batch, the fewer the fsyncs."""
-        with self._wake:
+        with self._lock:
             self._queue += self._handed
             self._handed = []
             self._notify()
@@ -184,7 +185,7 @@ class StateStore:
             return
         self._states[key] = state
         self.revision += 1
-        with self._wake:
+        with self._lock:
             self._dirty_states[key] = state
             self._notify()
 
@@ -201,7 +202,7 @@ class StateStore:
                 else:
                     future.set_result(None)
 
-        with self._wake:
+        with self._lock:
             self._barriers.append(done)
             self._notify()
         await future
@@ -226,7 +227,7 @@ class StateStore:
                 return False
             seen = replace(known, uuid=uuid or known.uuid, arch=arch or known.arch, vendor=vendor or known.vendor, last_seen=now)
         self._discovered[mac] = seen
-        with self._wake:
+        with self._lock:
             if not self._dirty_discovered:  # else the writer knows that something waits
                 self._notify()
             self._dirty_discovered[mac] = seen
@@ -234,7 +235,7 @@ class StateStore:
 
     def close(self) -> None:
         """Write what is queued and close the file.  What still cannot be written is lost."""
-        with self._wake:
+        with self._lock:
             if self._closing:
                 return
             self._closing = True
@@ -260,7 +261,7 @@ class StateStore:
         """The writer thread: one transaction for all leases that are queued, again and again; the rest now and then."""
         written = 0.0
         while True:
-            with self._wake:
+            with self._lock:
                 while not (self._queue or self._barriers or self._closing):
                     late = time.monotonic() - written - LAZY
                     if late >= 0 and (self._dirty_states or self._dirty_discovered):
@@ -280,7 +281,7 @@ class StateStore:
                 error = self._commit_rest(states, discovered)
                 written = time.monotonic()
                 if error:  # nobody waits for these, or is told: the next time may do
-                    with self._wake:
+                    with self._lock:
                         self._dirty_states = {**states, **self._dirty_states}  # what was set meanwhile is newer
                         self._dirty_discovered = {**discovered, **self._dirty_discovered}
             self._answer(barriers, error)
