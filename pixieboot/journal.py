@@ -48,9 +48,11 @@ class Journal:
             event = replace(event, mac=mac)
         key = (event.mac, event.service, event.kind)
         before = self._last.get(key)
-        if before and event.at - before[0].at < REPEAT_SECONDS and event.detail == before[0].detail:
-            self._last[key] = (before[0], before[1] + 1)
-            return
+        if before:
+            first = before[0]
+            if event is first or (event.at - first.at < REPEAT_SECONDS and event.detail == first.detail):
+                self._last[key] = (first, before[1] + 1)
+                return
         event = _bounded(event)
         self._last[key] = (event, 0)
         if len(self._last) > MACHINES:
