@@ -314,9 +314,8 @@ class DhcpService:
         """As _tell, by a form."""
         context, reply, site = self._context, form.reply, form.site
         address, dashed = lease.address if lease else NO_ADDRESS, mac.dashed
-        encoded, to = form.datagram(own, address, dashed), form.destination(address, mac)
-        framed = self._frame(to, encoded, SERVER_PORT, form.link, site.address)
-        self._transmit(to, encoded, SERVER_PORT, form.link, site.address, framed)
+        encoded = form.datagram(own, address, dashed)
+        framed = self._send(form.destination(address, mac), 0.0, encoded, SERVER_PORT, form.link, site.address)
         self._follow(mac, reply, form.client, now)
         event = Event(now, mac, "dhcp", reply.kind, _with_secs(form.detail(address, dashed), own.secs))
         context.journal.record(event)
