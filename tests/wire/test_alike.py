@@ -70,6 +70,12 @@ class Service(DhcpService):
     def _send(self, to: Destination, delay: float, encoded: bytes, port: int, link: int, source: str) -> None:
         self.sent.append((to, delay, encoded, port, link, source))
 
+    def _frame(self, *_: object) -> None:
+        return None
+
+    def _transmit(self, to: Destination, encoded: bytes, port: int, link: int, source: str, framed: object) -> None:
+        self.sent.append((to, 0.0, encoded, port, link, source))
+
     def _keep(self, lease: Lease, mac: Mac | None, then: Callable[[], object] | None) -> None:
         if then:
             then()
