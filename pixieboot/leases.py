@@ -56,6 +56,7 @@ class _Range:
     cursor: int
     unfit: frozenset[str]
     freed: OrderedDict[str, float]
+    offered: int = 0  # addresses that are offered and not taken
 
 
 class Leases:
@@ -75,7 +76,6 @@ class Leases:
         self._probed: dict[str, float] = {}
         self._source: dict[str, bytes] = {}
         self._offers: Counter[bytes] = Counter()
-        self._offered = 0
         self._askers: tuple[set[str], set[str], float] = (set(), set(), 0.0)  # strangers without an offer: of late, before, since
         self._seen = self._time = newest
         for lease in sorted(stored, key=lambda lease: lease.expires):
@@ -148,9 +148,9 @@ class Leases:
         known = address == reserved or (record is not None and record.client == who.key)
         if who.source and not known and self._offers[who.source] >= OFFERS_PER_SOURCE:
             return f"{OFFERS_PER_SOURCE} addresses are offered to its relay port already and none was taken"
-        self._pools(site)
-        hurried = self._offered * 2 > self._latest[2] and not known
-        if hurried and self._offered >= OFFERS_PER_SOURCE and not self._asked_before(who.key, now):
+        waiting = sum(pool.offered for pool in self._pools(site))
+        hurried = waiting * 2 > self._latest[2] and not known
+        if hurried and waiting >= OFFERS_PER_SOURCE and not self._asked_before(who.key, now):
             return "most free addresses are offered and were not taken: a stranger that asks again is offered one"
         expires = now + (HURRIED_HOLD if hurried else OFFER_HOLD)
         lease = Lease(address, who.key, who.mac, _OFFER, expires, who.hostname, who.client_id)
@@ -332,7 +332,8 @@ class Leases:
         old = self._records.get(address)
         if old is not None:
             if old.state is _OFFER:
-                self._offered -= 1
+                for pool in self._pools_of(address):
+                    pool.offered -= 1
                 if source := self._source.pop(address, None):
                     self._offers[source] -= 1
                     if not self._offers[source]:
@@ -355,7 +356,8 @@ class Leases:
                     if pool.freed:
                         pool.freed.pop(address, None)
         if lease.state is _OFFER:
-            self._offered += 1
+            for pool in self._pools_of(address):
+                pool.offered += 1
             return
         self._probed.pop(address, None)
         due = self._due.get(address)

@@ -322,6 +322,14 @@ def test_a_flood_of_clients_that_ask_but_once_leaves_half_of_the_pool_to_the_pat
     assert offered(leases, patient, site, reserved="10.0.0.5", now=NOW + 4) == "10.0.0.5"
 
 
+def test_a_flood_on_one_network_hurries_nobody_on_another() -> None:
+    flooded, quiet = a_site(a_pool("10.0.0.10", "10.0.0.189")), a_site(a_pool("10.0.0.200", "10.0.0.249"))
+    leases = Leases()
+    for number in range(500):
+        leases.offer(a_client(number), flooded, None, "", NOW)
+    assert offered(leases, a_client(9999), quiet) == "10.0.0.200"
+
+
 def test_who_asked_once_is_forgotten() -> None:
     site = a_site(a_pool("10.0.0.10", "10.0.0.249"))
     leases = Leases()

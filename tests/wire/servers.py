@@ -22,7 +22,7 @@ from tests.wire.client import DISCOVER, PXE, Client, mac
 
 SERVER = os.environ.get("PIXIEBOOT_WIRE_SERVER", "pixieboot")
 ADDRESS, OTHER_ADDRESS = "10.77.0.1", "10.99.0.1"
-POOL = [f"10.77.0.{number}" for number in range(100, 200)]
+POOL = [f"10.77.0.{number}" for number in range(100, 250)]
 RELAYED_POOL = [f"10.88.0.{number}" for number in range(100, 150)]
 RELAY, RELAYED_GATEWAY = "10.77.0.2", "10.88.0.1"
 RESERVED_MAC, RESERVED_ADDRESS = mac(0x10), "10.77.0.10"

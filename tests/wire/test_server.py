@@ -158,7 +158,7 @@ def test_rfc2131_4_3_1_the_address_asked_for_is_offered_if_it_is_free(client: Cl
 
 
 def test_rfc2131_4_3_1_an_address_outside_the_pool_is_not_offered(client: Client, who: bytes) -> None:
-    (offer,) = client.discover(who, {50: aton("10.77.0.210")})
+    (offer,) = client.discover(who, {50: aton("10.77.0.251")})
     assert offer.message.yiaddr in POOL
 
 
