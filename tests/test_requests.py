@@ -64,6 +64,8 @@ def test_a_ticket_is_no_part_of_the_path_that_is_told() -> None:
     assert (request.ticket, request.parts, request.path) == ("TICKET", ("ignition",), "/ignition")
     assert asked("/ignition").ticket is None
     assert (asked("/secret").ticket, asked("/secret").parts) == ("", ())
+    with pytest.raises(Refused, match="two tickets"):
+        asked("/secret/x/secret/TICKET/ignition")
 
 
 def test_without_a_network_nothing_of_it_can_be_told() -> None:

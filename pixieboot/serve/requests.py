@@ -160,6 +160,8 @@ def read(method: str, target: bytes, peer: str, site: Site | None, headers: Mapp
     parts, ticket, shown = parts_of(path), None, path.decode("latin-1")
     if parts[:1] == ("secret",):
         ticket, parts = "".join(parts[1:2]), parts[2:]
+        if parts[:1] == ("secret",):
+            raise Refused(400, "Bad request: two tickets.\n")  # the second one would be shown with the path
         shown = "/" + "/".join(parts)
     return Request(method, shown, parts, query, peer, site, headers, ticket)
 
