@@ -1,11 +1,13 @@
 """Scripts that are kept ready: never beyond what they were made of, and never too many."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pixieboot.model import Network
 from pixieboot.serve import remembered
 from pixieboot.serve.zerocopy_h11 import ZeroCopyH11
 from tests.httphost import MAC, PROTOCOLS, REGISTRY, Host, booting, serving
@@ -25,6 +27,16 @@ def test_an_edit_is_in_the_next_script(host: Host) -> None:
     assert b"assets/other" in host.get(f"/ipxe?mac={MAC}").body
     host.call(lambda: host.context.store.set_state("web1", old))
     assert b"assets/other" not in host.get(f"/ipxe?mac={MAC}").body
+
+
+@pytest.mark.parametrize("protocol", [each for each in PROTOCOLS.values() if each])
+def test_where_no_network_is_served_the_entry_is_sent_and_a_script_refused(
+    tmp_path: Path, protocol: type[asyncio.Protocol]
+) -> None:
+    with serving(tmp_path, protocol, REGISTRY, networks=(Network(interface="eth9"),)) as host:
+        assert host.get("/boot.ipxe").status == host.get("/boot.ipxe").status == 200
+        refused = host.get(f"/ipxe?mac={MAC}")
+        assert (refused.status, b"No network is served" in refused.body) == (503, True)
 
 
 @pytest.mark.parametrize("longer", [0, 30_000], ids=["many requests", "long requests"])

@@ -22,7 +22,7 @@ class _Script:
     """A rendered script and everything it depends on: the same client asking the same of the same registry gets the same bytes."""
 
     inventory: Inventory
-    site: Site
+    site: Site | None  # None: it came by no network that is served
     key: str
     state: MachineState
     mac: Mac | None
@@ -61,8 +61,9 @@ class Remembered:
 
     def _remember(self, key: Key) -> _Script | None:
         target, peer, local = key
+        site = self._context.sites.serving(local)
         try:
-            request = read("GET", target, peer, self._context.sites.serving(local), {})
+            request = read("GET", target, peer, site, {})
             told = self._tell(request)
         except Exception:  # the long way says what is wrong
             return None
@@ -73,7 +74,7 @@ class Remembered:
         state_key = self._context.state_key(told.client) if told.client else ""
         known = _Script(
             self._context.registry.current,
-            request.site,
+            site,
             state_key,
             store.state(state_key),
             told.mac,
