@@ -319,7 +319,7 @@ def _state(fields: Fields, base: Path) -> str | None:
 
 def _ports(text: str) -> tuple[int, int]:
     first, _, last = text.partition("-")
-    if not (first.isascii() and first.isdigit() and last.isascii() and last.isdigit()) or not int(first) <= int(last) <= 65535:
+    if not re.fullmatch(r"[0-9]{1,5}-[0-9]{1,5}", text, re.ASCII) or not int(first) <= int(last) <= 65535:
         raise ValueError(f"ports is {text!r}, want a range such as 30000-30999")
     return int(first), int(last)
 

@@ -313,6 +313,8 @@ WRONG_SETTINGS = {  # one line or two of a file, what is said of it (without the
     "an option twice": ("networks: [{interface: a, options: {42: 10.0.0.1, ntp-servers: 10.0.0.2}}]\n",
                         "1: the DHCP option ntp-servers is there twice, by name and by number. Keep one of the two."),
     "a port": ("http: {port: 0}\n", "1: port is '0', want a number from 1 to 65535. Write for example `port: 8080`."),
+    "ports of 5,000 digits": (f"tftp: {{ports: 1-{'9' * 5000}}}\n", f"1: ports is '1-{'9' * 5000}', want a range such as 30000-30999. "
+                              "Write the first and the last port, such as 30000-30999."),
     "ports": ("tftp: {ports: 900-1}\n", "1: ports is '900-1', want a range such as 30000-30999. "
               "Write the first and the last port, such as 30000-30999."),
     "a size": ("tftp: {max_blksize: 1.5KiB}\n", "1: max_blksize is '1.5KiB', want a size from 8 to 65464 bytes. "

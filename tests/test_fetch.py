@@ -462,3 +462,29 @@ def test_a_part_that_no_longer_fits_is_begun_afresh(host: Host, origin: Origin) 
     until(lambda: "failed" in kinds(host))
     origin.acts["/vmlinuz"] = [lambda exchange: exchange.head(416, Content_Length=0)]
     assert get(host, origin.url("/vmlinuz"), SHA256) == BODY
+
+
+@pytest.mark.parametrize("sent", [b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Len"], ids=["status line", "header"])
+@pytest.mark.parametrize("sha256", ["", SHA256], ids=["unchecked", "checked"])
+def test_a_server_that_breaks_off_in_its_headers_gives_no_empty_file(host: Host, origin: Origin, sent: bytes, sha256: str) -> None:
+    def break_off(exchange: Exchange) -> None:
+        exchange.wfile.write(sent)
+
+    origin.acts["/vmlinuz"] = [break_off]
+    answer = host.get(link(host, origin.url("/vmlinuz"), sha256))
+    assert answer.status == 502 and b"broke off" in answer.body
+    until(lambda: "failed" in kinds(host))
+    assert get(host, origin.url("/vmlinuz"), sha256) == BODY
+
+
+def test_a_server_that_gives_one_byte_a_connection_is_not_asked_for_ever(host: Host, origin: Origin) -> None:
+    def one_byte(exchange: Exchange) -> None:
+        at = int((exchange.headers.get("Range") or "bytes=0-")[6:-1])
+        part = {"Content_Range": f"bytes {at}-{len(BODY) - 1}/{len(BODY)}"} if at else {}
+        exchange.head(206 if at else 200, Content_Length=len(BODY) - at, ETag='"one"', **part)
+        exchange.wfile.write(BODY[at : at + 1])
+
+    origin.acts["/vmlinuz"] = one_byte
+    assert is_refused(host, link(host, origin.url("/vmlinuz")))
+    until(lambda: "failed" in kinds(host))
+    assert len(origin.asked) == fetch.TRIES

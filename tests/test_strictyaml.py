@@ -169,3 +169,13 @@ def test_a_fifo_or_a_device_keeps_nobody_waiting(tmp_path: Path) -> None:
 def test_whatever_the_text_there_is_a_value_or_a_fault(text: str) -> None:
     faults: list[OperatorError] = []
     assert (node := parse(text, "x.yaml", faults)) is None or node.plain() is not None
+
+
+@pytest.mark.parametrize("number", [0, -1, 10**17, 1.5, -0.0, 123456.0])
+def test_numbers_that_come_back(number: float) -> None:
+    assert strictyaml.is_writable(number)
+
+
+@pytest.mark.parametrize("number", [10**18, 10**4000, 1e300, 1e-7, 0.12345678901234567, float("nan"), float("inf")])
+def test_numbers_that_would_come_back_as_texts(number: float) -> None:
+    assert not strictyaml.is_writable(number)

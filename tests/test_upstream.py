@@ -4,11 +4,13 @@ import http.client
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
+from pixieboot.serve import upstream
 from pixieboot.serve.upstream import Opener, Unanswered, unanswered
-from tests.upstreamhost import Origin, serving
+from tests.upstreamhost import Exchange, Origin, serving
 
 
 @pytest.fixture
@@ -84,3 +86,39 @@ def test_errors_in_words(error: Exception, status: int, words: str) -> None:
         error.verify_message = "self-signed certificate"
     told = unanswered("http://mirror.example/x", error)
     assert told.status == status and words in told.sentence
+
+
+@pytest.mark.parametrize("at", ["in the headers", "in the body"])
+def test_one_that_sends_a_byte_now_and_then_is_given_up(origin: Origin, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    def trickle(exchange: Exchange) -> None:
+        if at == "in the body":
+            exchange.head(200, Content_Length=100_000)
+        else:
+            exchange.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        with suppress(OSError):
+            while not exchange.origin.over.wait(0.01):
+                exchange.wfile.write(b"H")
+
+    origin.acts["/page"] = trickle
+    monkeypatch.setattr(upstream, "WINDOW", 0.05)
+    with pytest.raises(Unanswered, match="sent less than 60 KiB in 0 s") as slow:
+        try:
+            with Opener().get(origin.url("/page"), {}, 5) as response:
+                response.read()
+        except OSError as error:
+            raise unanswered(origin.url("/page"), error) from None
+    assert slow.value.status == 504 and slow.value.again
+
+
+def test_one_that_is_slow_in_parts_but_sends_enough_is_not_given_up(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    def brisk(exchange: Exchange) -> None:
+        exchange.head(200, Content_Length=8000)
+        for _ in range(8):
+            exchange.origin.over.wait(0.02)
+            exchange.wfile.write(bytes(1000))
+
+    origin.acts["/page"] = brisk
+    monkeypatch.setattr(upstream, "WINDOW", 0.04)
+    monkeypatch.setattr(upstream, "LEAST", 100)
+    with Opener().get(origin.url("/page"), {}, 5) as response:
+        assert len(response.read()) == 8000

@@ -77,6 +77,7 @@ FAULTS: dict[str, tuple[str | int, Any, str]] = {
         "option ntp-severs is not a name that dnsmasq or isc-dhcpd knows; did you mean ntp-servers?",
     ),
     "no name at all": ("xyzzy", 1, "option xyzzy is not a name that dnsmasq or isc-dhcpd knows; its number will do as well"),
+    "a number of 5,000 digits": ("9" * 5000, 1, "option 99999999999999999999 does not exist; numbers go from 1 to 254"),
     "a number too large": (256, 1, "option 256 does not exist; numbers go from 1 to 254"),
     "a flag as a name": (True, 1, "option True is neither a name nor a number"),
     "not the operator's": (53, 1, "option 53 (dhcp-message-type) is not yours to set: it is the message's own"),

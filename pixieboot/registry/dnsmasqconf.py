@@ -114,7 +114,7 @@ def _dnsmasq_range(draft: Draft, where: str, fields: list[str]) -> None:
         return
     network["dhcp"] = "server"
     network["pools"] = [] if rest[:1] == ["static"] else [f"{first}-{rest[0]}" if rest and is_address(rest[0]) else first]
-    if lease := next((part for part in rest if re.fullmatch(r"[0-9]+[smhdw]?|infinite", part)), None):
+    if lease := next((part for part in rest if re.fullmatch(r"[0-9]{1,9}[smhdw]?|infinite", part)), None):
         network["lease_time"] = "365d" if lease == "infinite" else _weeks(lease)
 
 
@@ -140,7 +140,7 @@ def _dnsmasq_host(draft: Draft, where: str, fields: list[str], tags: list[str]) 
             macs.append(mac_of(part) or "")
         elif re.fullmatch(r"(?:[0-9A-Fa-f]{1,2}|\*)(?:[:-](?:[0-9A-Fa-f]{1,2}|\*)){5}", part):
             draft.note(where, f"{part}: a pattern of MAC addresses is not carried over")
-        elif not re.fullmatch(r"[0-9]+[smhdw]?|infinite", part):
+        elif not re.fullmatch(r"[0-9]{1,9}[smhdw]?|infinite", part):
             name = part
     if tags:
         draft.note(where, f"{', '.join(tags)}: what hangs on tags is not carried over")

@@ -265,7 +265,7 @@ class _Reader:
             case "char":
                 value = ord(_string(token))
             case "number":
-                value = _number(token.text)
+                value = _number(token)
             case "word" if token.text in ("true", "false"):
                 value = token.text == "true"
             case "word" if token.text == "nil":
@@ -301,8 +301,14 @@ def _string(token: _Token) -> str:
         raise TemplateFault(token.line, f"bad string {text}") from None
 
 
-def _number(text: str) -> int | float:
-    return int(text, 0) if re.fullmatch(r"[+-]?(0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)", text) else float(text)
+def _number(token: _Token) -> int | float:
+    """Raises TemplateFault for what fits into neither int64 nor float64, as Go's parser does."""
+    text = token.text
+    whole = re.fullmatch(r"[+-]?(0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)", text)
+    number = float(text) if not whole else int(text, 0) if len(text) < 21 else 1 << 63
+    if not -(1 << 63) <= number < (1 << 63 if whole else float("inf")) or number == float("-inf"):
+        raise TemplateFault(token.line, f"the number {text[:20]} is too large")
+    return number
 
 
 # --- execution -----------------------------------------------------------------------------------------------------------

@@ -286,6 +286,11 @@ def _number(text: str) -> int | float | str:
     return text
 
 
+def is_writable(number: float) -> bool:
+    """Is it read as this number again, once it is written into a file?  Not so NaN, infinity and what has too many digits."""
+    return not isinstance(_number(repr(number)) if abs(number) < 1e18 else "", str)
+
+
 def is_yaml(text: str) -> bool:
     """Is this YAML at all, whatever it says?"""
     events = _Events(text)

@@ -26,13 +26,13 @@ from typing import Any, Self
 from pixieboot.model import Event, Mac
 from pixieboot.remote import Remote
 from pixieboot.serve.files import File
-from pixieboot.serve.upstream import Opener, Unanswered, unanswered
+from pixieboot.serve.upstream import LEAST, Opener, Unanswered, unanswered
 
 DOWNLOADS = 16  # at a time
 PIECE = 256 * 1024  # bytes read at most before machines hear of them
 HELD_BACK = 64 * 1024  # bytes that nobody gets before the checksum is right: no loader starts a file that lacks its end
 SILENCE = 20.0  # seconds without a byte from the server
-TRIES = 5  # in a row that bring nothing
+TRIES = 5  # in a row that bring next to nothing
 PAUSE = 0.5  # seconds before the second try; doubled for each further one
 TELL = 5.0  # seconds at least between two reports of progress, which come at each tenth
 FREE = 64 << 20  # bytes of the disk that are left to others
@@ -221,9 +221,9 @@ class Cache:
         """(last use, key, bytes) of everything that is kept."""
         with suppress(OSError), os.scandir(self.directory) as places:
             for place in places:
-                with suppress(OSError):
-                    files = [entry.stat().st_size for entry in os.scandir(place.path)]
-                    yield place.stat().st_mtime, place.name, sum(files)
+                with suppress(OSError), os.scandir(place.path) as files:
+                    size = sum(entry.stat().st_size for entry in files)
+                    yield place.stat().st_mtime, place.name, size
 
     def _free(self) -> int:
         return shutil.disk_usage(self.directory).free
@@ -359,7 +359,7 @@ class Download:
                 if self._attempt():
                     break
             except Unanswered as failure:
-                tries = 1 if self._have > before else tries + 1
+                tries = 1 if self._have - before >= LEAST else tries + 1
                 if not failure.again or self.file is None or tries >= TRIES:
                     raise
                 if self.stopping.wait(PAUSE * 2 ** (tries - 1)):
@@ -474,6 +474,8 @@ class Download:
             self._hash.update(piece)
             self._have += len(piece)
             self._report()
+        if not (self._have or response.chunked or self._about.length >= 0):  # as when a connection ends amid the headers
+            raise Unanswered(f"{self.remote.url} broke off before its first byte", again=True)
         if 0 <= self._about.length and self._have < self._about.length:
             missing = self._about.length - self._have
             raise Unanswered(f"{self.remote.url} broke off {missing} bytes before the end", again=True)

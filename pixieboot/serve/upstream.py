@@ -5,8 +5,10 @@ by daemons that ask somebody: TLS costs ten MiB.
 """
 
 import http.client
+import io
 import socket
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -15,6 +17,9 @@ from urllib.parse import urlsplit
 
 from pixieboot import __version__
 
+WINDOW = 60.0  # seconds of waiting for a server, in which it has to send
+LEAST = 60 * 1024  # bytes: slower than that no machine's user would wait, and few downloads are allowed at a time
+
 
 class Unanswered(Exception):
     """No usable answer.  status: of our own answer to a machine; again: may it go better the next time?"""
@@ -22,6 +27,63 @@ class Unanswered(Exception):
     def __init__(self, sentence: str, status: int = 502, again: bool = False) -> None:
         super().__init__(sentence)
         self.sentence, self.status, self.again = sentence, status, again
+
+
+class _TooSlow(OSError):
+    """A server that sends now and then, so that no time-out ends it."""
+
+
+class _Paced(io.RawIOBase):
+    """What a connection brings, status line and headers too.  Counts only the time in which the server is waited for."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw, self._waited, self._brought = raw, 0.0, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._waited >= WINDOW:
+            if self._brought < LEAST:
+                raise _TooSlow
+            self._waited, self._brought = 0.0, 0
+        began = time.monotonic()
+        count: int | None = self._raw.readinto(buffer)
+        self._waited += time.monotonic() - began
+        self._brought += count or 0
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.fp = io.BufferedReader(_Paced(self.fp.detach()))
+
+
+class _Connection(http.client.HTTPConnection):
+    response_class = _Response
+
+
+class _TlsConnection(http.client.HTTPSConnection):
+    response_class = _Response
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Connection, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_TlsConnection, req, context=self._tls)
+
+    def __init__(self) -> None:
+        self._tls = ssl.create_default_context()
+        super().__init__(context=self._tls)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -44,8 +106,8 @@ class Opener:
         self._director = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(),
-            urllib.request.HTTPHandler(),
-            urllib.request.HTTPSHandler(context=ssl.create_default_context()),
+            _Http(),
+            _Https(),
             _Redirects(),
             urllib.request.HTTPDefaultErrorHandler(),
             urllib.request.HTTPErrorProcessor(),
@@ -83,6 +145,8 @@ def unanswered(url: str, error: Exception) -> Unanswered:
     reason = getattr(error, "reason", error)
     host = url.partition("://")[2].partition("/")[0] or url
     match reason:
+        case _TooSlow():
+            return Unanswered(f"{host} sent less than {LEAST >> 10} KiB in {WINDOW:.0f} s", 504, True)
         case TimeoutError():
             return Unanswered(f"{host} did not answer in time", 504, True)
         case socket.gaierror():

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from pixieboot.errors import Faults
 from pixieboot.model import Event, Machine, MachineState
 from pixieboot.registry.fields import is_name
 from pixieboot.registry.sqlite import FRESH, StoreError
+from pixieboot.registry.strictyaml import is_writable
 from pixieboot.serve.answers import Refusal, checked, etag, names
 from pixieboot.serve.context import Context
 from pixieboot.serve.known import Known, Who
@@ -34,6 +35,20 @@ UuidText = Annotated[str, StringConstraints(pattern=rf"^[0-9A-Fa-f]{{8}}(-{_QUAD
 AddressText = Annotated[str, StringConstraints(pattern=rf"^({_OCTET}\.){{3}}{_OCTET}$")]
 HostnameText = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")]
 SecondsText = Annotated[str, StringConstraints(pattern="^[0-9]{1,9}[smhd]$")]
+
+
+def _of_writable(value: JsonValue) -> JsonValue:
+    """Raises ValueError for a number that templates would get as a text."""
+    match value:
+        case dict():
+            for each in value.values():
+                _of_writable(each)
+        case list():
+            for each in value:
+                _of_writable(each)
+        case int() | float() if not is_writable(value):
+            raise ValueError("a number is not finite or has too many digits: send it as a text")
+    return value
 
 
 class BootOrder(BaseModel):
@@ -55,7 +70,7 @@ class Description(BaseModel):
     hostname: HostnameText | None = None
     profile: Text | None = None
     boot: Literal["always", "once", "local"] | None = None
-    vars: dict[str, JsonValue] | None = None
+    vars: dict[str, Annotated[JsonValue, AfterValidator(_of_writable)]] | None = None
     local_boot: Literal["auto", "exit0", "exit1", "sanboot", "http404"] | None = None
     loader: Text | dict[Text, Text] | None = None
     options: dict[Text, str | int | bool | list[str | int]] | None = Field(None, description="DHCP options by name or number.")

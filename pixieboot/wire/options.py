@@ -186,9 +186,9 @@ def number_of(name_or_number: str | int) -> int:
         raise ValueError(f"option {name_or_number!r} is neither a name nor a number")
     text = str(name_or_number).strip()
     if text.isascii() and text.isdigit():
-        number = int(text)
-        if number > 255:
-            raise ValueError(f"option {number} does not exist; numbers go from 1 to 254")
+        number = int(text[:10])
+        if number > 255 or len(text) > 10:
+            raise ValueError(f"option {text[:20]} does not exist; numbers go from 1 to 254")
     else:
         name = text.lower().removeprefix("option:").replace("_", "-")
         if name not in _NUMBERS:
