@@ -1,5 +1,6 @@
 """One pixieboot for each interface, told by sockets that end with their process."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -75,3 +76,20 @@ def test_a_user_without_rights_keeps_nobody_from_starting(host: Host) -> None:
         claims = Claims()
         claims.claim("eth7")
         claims.close()
+
+
+def test_any_number_of_looks_leaves_the_holder_known(host: Host) -> None:
+    async def looked_at() -> list[bool]:
+        claims = Claims()
+        try:
+            claims.claim("eth2")
+            told = []
+            for _ in range(500):  # a queue holds 129
+                told.append(is_pixieboot(os.getpid()))
+                await asyncio.sleep(0)
+            return told
+        finally:
+            claims.close()
+
+    with host.entered():
+        assert all(asyncio.run(looked_at()))

@@ -4,9 +4,11 @@ Port 67 is shared with DHCP servers for other interfaces, so that the kernel ref
 the abstract namespace (unix(7)), which ends with its process and is seen only within the same network namespace.
 """
 
+import asyncio
 import os
 import socket
 import struct
+from contextlib import suppress
 
 from pixieboot.errors import OperatorError
 
@@ -31,18 +33,22 @@ class Claims:
             raise OperatorError(f"interface {interface}", what, mend)
 
     def _take(self, name: str) -> bool:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             sock.bind(name)
             sock.listen()
         except OSError:
             sock.close()
             return False
+        with suppress(RuntimeError):  # without a loop nobody stays long enough
+            asyncio.get_running_loop().add_reader(sock, _accept, sock)
         self._held[name.rpartition("/")[2]] = sock
         return True
 
     def close(self) -> None:
         for sock in self._held.values():
+            with suppress(RuntimeError):
+                asyncio.get_running_loop().remove_reader(sock)
             sock.close()
         self._held.clear()
 
@@ -50,6 +56,12 @@ class Claims:
 def is_pixieboot(pid: int) -> bool:
     """Does this process claim interfaces, so that another may claim others?"""
     return pid != 0 and _holder(_of_process(pid)) == pid
+
+
+def _accept(sock: socket.socket) -> None:
+    """Let go who looked: a queue that is full of them would tell nobody any more who holds the name."""
+    with suppress(OSError):
+        sock.accept()[0].close()
 
 
 def _of(interface: str) -> str:
