@@ -1,10 +1,14 @@
 """The way to the local disk that a machine understands, found by whether it comes back."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pixieboot.model import Assignment, Mac
+from pixieboot.serve import localboot
+from pixieboot.serve.localboot import LocalBoot
 from tests.httphost import Host
 from tests.test_deadlines import DISK, Clock, alarms, running, script, state
 
@@ -65,16 +69,21 @@ def test_what_the_operator_wrote_is_not_changed(host: Host, clock: Clock) -> Non
     assert not alarms(host, "local way")
 
 
-def test_a_clock_that_is_set_back_proves_nothing(host: Host, clock: Clock) -> None:
-    script(host, DISK)
-    clock.now -= 86400
-    assert how(script(host, DISK)) == "exit1"
-    clock.now += 20
-    assert how(script(host, DISK)) == "exit0"
-
-
 def test_a_head_request_is_no_return(host: Host, clock: Clock) -> None:
     script(host, DISK)
     clock.now += 10
     assert host.ask(f"HEAD /ipxe?mac={DISK} HTTP/1.1\nHost: x").status == 200
     assert not state(host, "disk").local_boot
+
+
+@pytest.mark.parametrize("first, second", [(100.0, 1.8e9), (1.8e9, 100.0)], ids=["set forward", "set back"])
+def test_a_clock_that_is_set_amid_a_boot_proves_nothing(
+    host: Host, monkeypatch: pytest.MonkeyPatch, first: float, second: float
+) -> None:
+    monkeypatch.setattr(localboot, "SAME_BOOT", 0.0)
+    boots, mac = LocalBoot(host.context.store, host.context.journal), Mac("02:00:00:00:00:77")
+    monkeypatch.setattr(time, "time", lambda: first)
+    assert not boots.back_from_disk(mac, mac, Assignment(), "exit1")
+    monkeypatch.setattr(time, "time", lambda: second)
+    assert boots.back_from_disk(mac, mac, Assignment(), "exit1"), "it was back at once"
+    assert not state(host, mac).local_boot_works

@@ -30,7 +30,8 @@ class _Sent:
 class LocalBoot:
     """Machines that were sent to their disk, and whether they stayed away."""
 
-    def __init__(self, store: StateStore, journal: Journal, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: StateStore, journal: Journal, clock: Callable[[], float] = time.monotonic) -> None:
+        """clock: seconds that nobody sets; a host without a battery is given the time of day amid the first boots."""
         self._store, self._journal, self._clock = store, journal, clock
         self._sent: OrderedDict[Mac, _Sent] = OrderedDict()
 
@@ -46,7 +47,6 @@ class LocalBoot:
         if len(self._sent) > REMEMBERED:
             self._sent.popitem(last=False)
         if sent is None or away < SAME_BOOT:
-            self._sent[mac].at = min(now, self._sent[mac].at)  # a clock may be set back
             return False
         sent.at = now
         machine, state = assignment.machine, self._store.state(key)
@@ -68,5 +68,5 @@ class LocalBoot:
         if exhausted:
             why += "; no way has led to its disk, which may hold nothing that starts"
         detail = {"machine": key, "local_boot": follower, "why": why}
-        self._journal.record(Event(now, mac, "http", "local way", detail, "alarm" if exhausted else "warning"))
+        self._journal.record(Event(time.time(), mac, "http", "local way", detail, "alarm" if exhausted else "warning"))
         return True
