@@ -4,6 +4,7 @@ Machines that stand in machines.yaml are the operator's own text and are not rew
 that the API described have files of their own too, below the state directory (`adopted`), and are changed and removed there.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -129,10 +130,11 @@ def _write(registry: Path, adopted: Path, path: Path, text: str) -> None:
     """Put the text in place, whole; if the registry does not load with it, put back what was there and raise its Faults."""
     before = path.read_bytes() if path.exists() else None
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, text.encode())
     except OSError as error:
-        raise OperatorError(str(path), f"it cannot be written: {error.strerror}", "Only root may: use sudo.") from None
+        mend = "Only root may: use sudo." if os.geteuid() else "Mend its directory, or name another one as `registry`."
+        raise OperatorError(str(path), f"it cannot be written: {error.strerror}", mend) from None
     try:
         _load(registry, adopted)
     except Faults:

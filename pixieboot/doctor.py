@@ -114,6 +114,8 @@ def check_daemon(path: Path | None) -> tuple[Check, int]:
         told = Daemon.find(path).get("/health")
     except (Unreachable, OperatorError, Faults) as error:
         mend = "Start it: sudo pixieboot serve, or systemctl start pixieboot."
+        if os.geteuid():
+            mend = f"Run doctor as root. If it does not run: {mend}"
         return Check("daemon", "warning", f"it does not answer: {error}", mend), 0
     if told["history"]:
         what = f"version {told['version']} runs; {told['history']}"
@@ -194,6 +196,8 @@ def check_ports(settings: Settings, pid: int) -> Iterator[Check]:
             mend = "Set DHCPServer=no for that link in /etc/systemd/network."
         # DHCP servers share their port, each for an interface of its own; nothing else can.
         level = "warning" if port in (67, 4011) else "fault"
+        if os.geteuid() and not any(holder.name for holder in holders):
+            level, mend = "warning", "Run doctor as root: it may be the daemon itself."  # only root sees whose sockets those are
         yield Check("port", level, f"{protocol} {port} ({service}) is held by {who}", mend)
 
 

@@ -91,8 +91,9 @@ class Explanation:
 def pretend(machine: Machine | None, mac: Mac | None, arch: Arch, loader: Loader) -> Client:
     """The client that this machine, or a stranger with this MAC, would be with that firmware."""
     mac = mac or (machine.macs[0] if machine and machine.macs else NOBODY)
-    uuid = machine.uuid if machine else None
-    return Client(mac, arch, loader, uuid=uuid, serial=None, address=machine.address if machine else None)
+    if machine is None:
+        return Client(mac, arch, loader)
+    return Client(mac, arch, loader, uuid=machine.uuid, serial=machine.serial, address=machine.address)
 
 
 def explain(
@@ -101,6 +102,8 @@ def explain(
     """The whole boot of this client on this network, asked stage by stage.  translate: as for render.document."""
     machine = inventory.machine_of(client)
     at_script = _at_script(client, machine)
+    if client.loader is not Loader.RASPBERRY_PI:
+        client = replace(client, serial=None)  # firmware's DHCP and iPXE's do not tell it; a Raspberry Pi's does
     assignment = inventory.assign(at_script, site, state)
     profile = assignment.profile
     arch = client.arch.value if client.arch else "unknown architecture"

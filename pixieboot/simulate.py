@@ -83,7 +83,7 @@ class Wire:
         except PermissionError:
             raise OperatorError("simulate", "packet sockets need root", "Use sudo.") from None
         except OSError as error:
-            raise OperatorError("--interface", f"{interface}: {error.strerror}", "`ip link` lists them.") from None
+            raise OperatorError("--interface", f"{interface}: {error.strerror or error}", "`ip link` lists them.") from None
         self._socket.bind((interface, 0x0800))
         attach(self._socket, SERVER_ANSWERS)  # else a loader that is fetched in between fills the queue, and the next OFFER is lost
         # Answers to a MAC that is not the card's own are heard only in promiscuous mode (packet(7)).

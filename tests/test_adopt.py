@@ -6,6 +6,7 @@ import pytest
 
 from pixieboot import adopt
 from pixieboot.errors import Faults, OperatorError
+from pixieboot.inventory import Inventory
 from pixieboot.registry import Registry
 
 MACHINES = "web1: {mac: '52:54:00:12:34:56', profile: menu}\n"
@@ -153,3 +154,19 @@ def test_machines_of_the_api_are_changed_and_removed_where_they_are(registry: Pa
     remove(registry, "web9")
     found.load()
     assert "web9" not in found.current.machines and list(adopted.iterdir()) == []
+
+
+def test_the_first_machine_of_a_host_without_a_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default registry may be absent, and is made then."""
+    monkeypatch.setattr("pixieboot.adopt._load", lambda *_: Inventory.build())
+    assert add(tmp_path / "etc" / "pixieboot", "web1", ["mac=52:54:00:12:34:56"]).endswith("describes web1 now.")
+    assert (tmp_path / "etc/pixieboot/machines/web1.yaml").exists()
+
+
+def test_root_is_not_told_to_use_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "machines").write_text("a file where the directory goes")
+    for uid, mend in ((0, "Mend its directory"), (1000, "use sudo")):
+        monkeypatch.setattr("pixieboot.adopt.os.geteuid", lambda uid=uid: uid)
+        monkeypatch.setattr("pixieboot.adopt._load", lambda *_: Inventory.build())
+        with pytest.raises(OperatorError, match=mend):
+            add(tmp_path, "web2", ["mac=52:54:00:12:34:58"])

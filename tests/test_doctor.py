@@ -18,6 +18,7 @@ from pixieboot.model import Arch, Mac, Network, Pool, Site
 from pixieboot.registry import Registry
 from pixieboot.serve.links import Link, Sites
 from pixieboot.serve.neighbours import Neighbour
+from pixieboot.serve.ports import Holder
 from tests.netns import Network as Hosts
 from tests.test_bootprogram import image
 
@@ -175,6 +176,14 @@ def test_firewall_is_asked_by_what_is_installed(monkeypatch: pytest.MonkeyPatch)
     assert "firewall-cmd --permanent --add-port=69/udp" in check()[1].mend
     printed["nft -j list ruleset"] = "no JSON"
     assert levels(check())[1] == "fault", "what nft prints is not understood: iptables is asked"
+
+
+def test_who_is_not_root_cannot_tell_whose_a_port_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixieboot.doctor.others", lambda port, protocol: [Holder(0, "", "0.0.0.0")])
+    for uid, levels, mend in ((0, {"warning", "fault"}, "Stop it"), (1000, {"warning"}, "Run doctor as root")):
+        monkeypatch.setattr("pixieboot.doctor.os.geteuid", lambda uid=uid: uid)
+        checks = list(doctor.check_ports(Settings(), 0))
+        assert {check.level for check in checks} == levels and all(check.mend.startswith(mend) for check in checks)
 
 
 @pytest.mark.slow

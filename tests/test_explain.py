@@ -119,6 +119,17 @@ def test_a_raspberry_pi_is_told_its_kernel_or_what_is_wrong_with_it() -> None:
         assert cmdline.text == "rw\n"
 
 
+def test_a_machine_known_by_its_serial_number_alone() -> None:
+    """Its firmware does not tell it, iPXE's script request does; a Raspberry Pi tells it in DHCP already."""
+    pi = Machine("pi1", serial="0a1b2c3d", profile="pi")
+    inventory = Inventory.build([pi], [], [Profile("pi", kernel="pi/kernel8.img")])
+    told = explain(pretend(pi, None, Arch.X64_EFI, Loader.FIRMWARE), inventory, SITE)
+    assert (told.machine, told.profile) == ("pi1", "pi")
+    assert "nobody described" in told.answers[0].why and "pi/kernel8.img" in told.answers[-1].text
+    told = explain(pretend(pi, None, Arch.RPIBOOT, Loader.RASPBERRY_PI), inventory, SITE)
+    assert told.machine == "pi1" and "nobody described" not in told.answers[0].why
+
+
 def test_a_machine_that_boots_from_disk_gets_one_answer() -> None:
     told = explain(pretend(INVENTORY.machines["disk"], None, Arch.X64_EFI, Loader.FIRMWARE), INVENTORY, SITE)
     (answer,) = told.answers

@@ -74,4 +74,4 @@ def test_texts() -> None:
 def test_a_file_that_cannot_be_read() -> None:
     notes: list[OperatorError] = []
     assert read("/nowhere/at/all", notes) is None
-    assert str(notes[0]).startswith("/nowhere/at/all: it cannot be read (No such file or directory). ")
+    assert str(notes[0]).startswith("/nowhere/at/all: it cannot be read (No such file or directory). Put it there")

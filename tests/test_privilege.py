@@ -77,6 +77,12 @@ def test_a_directory_that_the_user_cannot_write_names_the_chown(tmp_path: Path) 
         privilege.own_directory(tmp_path, user)
 
 
+def test_whoever_is_not_root_is_told_of_sudo_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixieboot.serve.privilege.os.access", lambda *_, **__: False)
+    with pytest.raises(OperatorError, match="Use sudo"):
+        privilege.own_directory(tmp_path, None)
+
+
 def test_a_directory_that_cannot_be_made_is_named() -> None:
     with pytest.raises(OperatorError, match="cannot be made"):
         privilege.own_directory(Path("/proc/pixieboot"), None)

@@ -220,7 +220,7 @@ def test_failure_no_server(lab: Lab) -> None:
 
 
 def test_wrong_interface() -> None:
-    with pytest.raises(OperatorError, match="no-such"):
+    with pytest.raises(OperatorError, match="no-such: no interface"):
         Wire("no-such")
 
 

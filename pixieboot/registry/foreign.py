@@ -138,7 +138,9 @@ def read(path: str, notes: list[OperatorError]) -> str | None:
     try:
         return read_octets(path).decode("utf-8", "surrogateescape")
     except OSError as error:
-        mend = f"The user pixieboot must be able to read it: chown root:pixieboot {path} && chmod 0640 {path}"
+        mend = "Put it there, or correct the path that names it."
+        if isinstance(error, PermissionError):
+            mend = f"The user pixieboot must be able to read it: chown root:pixieboot {path} && chmod 0640 {path}"
         notes.append(OperatorError(path, f"it cannot be read ({error.strerror})", mend))
         return None
 

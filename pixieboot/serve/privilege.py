@@ -67,6 +67,8 @@ def own_directory(directory: Path, user: User | None) -> None:
         if not os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
             name = pwd.getpwuid(os.geteuid()).pw_name
             mend = f"Give it the directory: chown {name} {directory}. Or name another place with --state."
+            if not user:
+                mend = f"Use sudo. {mend}"
             raise OperatorError("state", f"the user {name} cannot write into {directory}", mend)
 
 
