@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from pixieboot.errors import Faults
 from pixieboot.model import Event, Machine, MachineState
@@ -37,18 +37,16 @@ HostnameText = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9]([A-Za-z0-9
 SecondsText = Annotated[str, StringConstraints(pattern="^[0-9]{1,9}[smhd]$")]
 
 
-def _of_writable(value: JsonValue) -> JsonValue:
-    """Raises ValueError for a number that templates would get as a text."""
+def _is_writable(value: JsonValue) -> bool:
+    """Would templates get each number in it as that number again?"""
     match value:
         case dict():
-            for each in value.values():
-                _of_writable(each)
+            return all(map(_is_writable, value.values()))
         case list():
-            for each in value:
-                _of_writable(each)
-        case int() | float() if not is_writable(value):
-            raise ValueError("a number is not finite or has too many digits: send it as a text")
-    return value
+            return all(map(_is_writable, value))
+        case int() | float():
+            return is_writable(value)
+    return True
 
 
 class BootOrder(BaseModel):
@@ -70,7 +68,7 @@ class Description(BaseModel):
     hostname: HostnameText | None = None
     profile: Text | None = None
     boot: Literal["always", "once", "local"] | None = None
-    vars: dict[str, Annotated[JsonValue, AfterValidator(_of_writable)]] | None = None
+    vars: dict[str, JsonValue] | None = None
     local_boot: Literal["auto", "exit0", "exit1", "sanboot", "http404"] | None = None
     loader: Text | dict[Text, Text] | None = None
     options: dict[Text, str | int | bool | list[str | int]] | None = Field(None, description="DHCP options by name or number.")
@@ -174,6 +172,8 @@ class Writing:
             raise Refusal(412, "If-None-Match", f"machine {who.name} is described already", "Choose another name, or PATCH it.")
 
     async def _describe(self, name: str, given: Description) -> Who:
+        if not _is_writable(given.vars):
+            raise Refusal(409, f"machine {name}", "vars: a number is not finite or has too many digits", "Send it as a text.")
         await self._put_in_force(name, {key: value for key, value in given.model_dump().items() if value not in (None, {}, [])})
         machine = self._context.registry.current.machines[name]
         who = Who(name, machine, machine.macs)
