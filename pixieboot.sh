@@ -9,7 +9,7 @@ pixieboot.sh: run pixieboot from this checkout, or test it
 
   ./pixieboot.sh serve [OPTION…]   install what is missing, then run the daemon: pixieboot serve [OPTION…]
   ./pixieboot.sh test              install what the tests need, then run them all: style, types, fast, slow, end to end
-  ./pixieboot.sh test --fast       the inner loop: no long fuzzing, no virtual machines; under a minute
+  ./pixieboot.sh test --fast       the inner loop: no long fuzzing, no virtual machines; two minutes
   ./pixieboot.sh test ARGUMENT…    only these tests: arguments for pytest
   ./pixieboot.sh lock              write the lock files anew (for developers; takes the newest releases)
 

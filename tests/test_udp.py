@@ -218,10 +218,8 @@ def test_ports_that_close_in_their_own_handler_stop_reading() -> None:
     assert udp.BATCH == 64
 
 
-def test_a_port_is_crowded_from_a_deep_queue_until_it_is_empty(hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch) -> None:
-    server, client = hosts
-    monkeypatch.setattr(udp, "BATCH", 4)
-    monkeypatch.setattr(udp, "CROWDED", 200)  # octets, and some 40 of such datagrams
+def crowding(server: Host, client: Host, until_over: bool) -> list[bool]:
+    """What `crowded` was with each of 300 datagrams that waited when the port began to read, four at a time."""
     port = listen(server)
     seen: list[bool] = []
 
@@ -231,29 +229,21 @@ def test_a_port_is_crowded_from_a_deep_queue_until_it_is_empty(hosts: tuple[Host
                 sender.sendto(bytes(300), ("10.1.0.1", 67))
         port.start(lambda *_: seen.append(port.crowded))
         async with asyncio.timeout(5):
-            while len(seen) < 300 or port.crowded:  # the kernel may count what was read till all is: then it must be over
+            while len(seen) < 300 or (until_over and port.crowded):  # the kernel may count what was read till all is
                 await asyncio.sleep(0.01)
         port.close()
 
     asyncio.run(work())
+    return seen
+
+
+def test_a_port_is_crowded_from_a_deep_queue_until_it_is_empty(hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp, "BATCH", 4)
+    monkeypatch.setattr(udp, "CROWDED", 200)  # octets, and some 40 of such datagrams
+    seen = crowding(*hosts, until_over=True)
     assert not seen[0] and seen.count(True) > 100, "what is waiting is found out with the first whole batches"
 
 
 def test_few_datagrams_crowd_nobody(hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch) -> None:
-    server, client = hosts
     monkeypatch.setattr(udp, "BATCH", 4)
-    port = listen(server)
-    seen: list[bool] = []
-
-    async def work() -> None:
-        with client.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            for _ in range(300):
-                sender.sendto(bytes(300), ("10.1.0.1", 67))
-        port.start(lambda *_: seen.append(port.crowded))
-        async with asyncio.timeout(5):
-            while len(seen) < 300:
-                await asyncio.sleep(0.01)
-        port.close()
-
-    asyncio.run(work())
-    assert not any(seen)
+    assert not any(crowding(*hosts, until_over=False))
