@@ -91,6 +91,8 @@ class Explanation:
 def pretend(machine: Machine | None, mac: Mac | None, arch: Arch, loader: Loader) -> Client:
     """The client that this machine, or a stranger with this MAC, would be with that firmware."""
     mac = mac or (machine.macs[0] if machine and machine.macs else NOBODY)
+    if loader is Loader.RASPBERRY_PI or (arch is Arch.RPIBOOT and loader is Loader.FIRMWARE):  # its firmware is a program of its own
+        arch, loader = Arch.RPIBOOT, Loader.RASPBERRY_PI
     if machine is None:
         return Client(mac, arch, loader)
     return Client(mac, arch, loader, uuid=machine.uuid, serial=machine.serial, address=machine.address)
@@ -193,7 +195,6 @@ def _answers(
 
 def _pi(name: str, client: Client, inventory: Inventory, site: Site, state: MachineState) -> Answer:
     """What the firmware of a Raspberry Pi is told, unless tftp.root has a file of its own for it."""
-    client = replace(client, arch=Arch.RPIBOOT)
     assignment = inventory.assign(client, site, state)
     step = next_boot(client, assignment, site)
     try:

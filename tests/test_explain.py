@@ -119,6 +119,12 @@ def test_a_raspberry_pi_is_told_its_kernel_or_what_is_wrong_with_it() -> None:
         assert cmdline.text == "rw\n"
 
 
+@pytest.mark.parametrize("arch, loader", [(Arch.RPIBOOT, Loader.FIRMWARE), (Arch.X64_EFI, Loader.RASPBERRY_PI)])
+def test_who_names_a_raspberry_pi_need_not_name_its_program_too(arch: Arch, loader: Loader) -> None:
+    told = pretend(None, Mac("dc:a6:32:00:00:01"), arch, loader)
+    assert (told.arch, told.loader) == (Arch.RPIBOOT, Loader.RASPBERRY_PI), "as its DISCOVER is read"
+
+
 def test_a_machine_known_by_its_serial_number_alone() -> None:
     """Its firmware does not tell it, iPXE's script request does; a Raspberry Pi tells it in DHCP already."""
     pi = Machine("pi1", serial="0a1b2c3d", profile="pi")

@@ -162,6 +162,8 @@ def test_explain_as_any_firmware(served: Paged) -> None:
     assert "ipxe.efi by TFTP" in served.page("/ui/machines/web1/explain?arch=nonsense&loader=nonsense")
     served.store.see(Mac("52:54:00:12:34:56"), None, "x86-bios", "PXEClient", 1.0)
     assert "undionly.kpxe by TFTP" in served.page("/ui/machines/web1/explain"), "as it was heard"
+    text = served.page("/ui/machines/web1/explain?arch=rpiboot&loader=firmware")
+    assert "config.txt" in text and "<option selected>raspberry-pi" in text
 
 
 @pytest.mark.parametrize("path", [*PAGES, f"/ui/machines/{STRANGER}", f"/ui/machines/{STRANGER}/explain"])

@@ -232,15 +232,15 @@ class Pages:
         client = pretend(who.machine, who.macs[0] if who.macs else None, arch, loader)
         facts = client, self._known.inventory, self._known.site(who), self._known.state(who)
         told = await asyncio.to_thread(explain, *facts, butane.translated)
-        arches = [each.value for each in (Arch.X86_BIOS, Arch.X86_EFI, Arch.X64_EFI, Arch.ARM64_EFI)]
+        arches = [each.value for each in (Arch.X86_BIOS, Arch.X86_EFI, Arch.X64_EFI, Arch.ARM64_EFI, Arch.RPIBOOT)]
         loaders = [each.value for each in Loader]
         machine = self._known.summary(who)
         return await self._page(
             "explain.html",
             machine=machine,
             told=told.as_json(),
-            arch=arch.value,
-            loader=loader.value,
+            arch=(client.arch or arch).value,
+            loader=client.loader.value,
             arches=arches,
             loaders=loaders,
             here="/ui/",
