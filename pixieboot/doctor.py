@@ -39,7 +39,10 @@ SysctlReader = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was looked at and what came of it.  level: ok | warning | fault; mend: whole sentences or lines to type."""
+    """What was looked at and what came of it.  mend: whole sentences or lines to type.
+
+    level: ok | note (something is not there that nobody may need) | warning | fault.
+    """
 
     name: str
     level: str
@@ -105,7 +108,7 @@ def check_assets(settings: Settings, registry: Registry) -> Iterator[Check]:
             mend = "Put it there, or mend the profile: the machine gets 404."
             yield Check("assets", "warning", what, mend)
         else:
-            yield Check("assets", "ok", f"{what}; nothing boots it yet but by the menu")
+            yield Check("assets", "note", f"{what}; nothing boots it yet but by the menu")
 
 
 def check_daemon(path: Path | None) -> tuple[Check, int]:
@@ -141,8 +144,8 @@ def check_user(settings: Settings) -> Iterator[Check]:
         ("state", state, True),
     ):
         if not directory.exists():
-            level = "ok" if name in ("tftp.root", "state", "registry") else "warning"
-            yield Check(name, level, f"{directory} does not exist yet", "" if level == "ok" else f"mkdir -p {directory}")
+            level, mend = ("warning", f"mkdir -p {directory}") if name == "assets" else ("note", "")
+            yield Check(name, level, f"{directory} does not exist yet", mend)
         elif not _may(directory, user.pw_uid, groups, write):
             mend = f"chown {USER}: {directory}" if write else f"chmod a+rx {directory}, and a+x on every directory above it."
             yield Check(name, "fault", f"{USER} may not {'write' if write else 'read'} {directory}", mend)
@@ -216,12 +219,10 @@ def check_loaders(settings: Settings) -> Iterator[Check]:
                 place = os.readlink(f"/proc/self/fd/{file.fd}")
                 program = examine(os.pread(file.fd, file.size, 0))
         except OSError as error:
-            wanted = arch in (Arch.X86_BIOS, Arch.X64_EFI)
-            mend = remedy(name, settings.tftp.root)
-            mend = f"{mend[0].upper()}{mend[1:]}."
-            yield Check(
-                "loader", "warning" if wanted else "ok", f"{arch.value}: {name}: {error.strerror or error}", mend if wanted else ""
-            )
+            what, mend = f"{arch.value}: {name}: {error.strerror or error}", remedy(name, settings.tftp.root)
+            rare = arch not in (Arch.X86_BIOS, Arch.X64_EFI) and name == config.LOADERS.get(arch)  # and the operator did not name it
+            level, what = ("note", f"{what}; only such machines need it") if rare else ("warning", what)
+            yield Check("loader", level, what, f"{mend[0].upper()}{mend[1:]}.")
             continue
         said = f"{arch.value}: {place}"
         if arch.platform == "efi" and program.arch is not arch:

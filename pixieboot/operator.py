@@ -427,7 +427,7 @@ def doctor(no_probe: bool, config: Path | None, as_json: bool) -> None:
         found.append(check)
         if as_json:
             continue
-        colour = {"ok": "green", "warning": "yellow", "fault": "red"}[check.level]
+        colour = {"ok": "green", "note": "cyan", "warning": "yellow", "fault": "red"}[check.level]
         click.echo(f"{click.style(f'{check.level:<8}', fg=colour)}{check.name}: {printable(check.what, 1000)}")
         for line in check.mend.splitlines():
             click.echo(f"        {line}")

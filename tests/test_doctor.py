@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import sys
 import time
 from ipaddress import IPv4Interface, IPv4Network
@@ -43,8 +44,21 @@ def test_loaders(tmp_path: Path) -> None:
         Arch.RISCV64_EFI: "none.efi",
     }
     found = list(check_loaders(Settings(tftp=TftpSettings(root=tmp_path), loaders=loaders)))
-    assert levels(found) == ["ok", "warning", "fault", "warning", "ok"]
+    assert levels(found) == ["ok", "warning", "fault", "warning", "warning"], "the operator named the last one"
     assert "iPXE 2.0.0, signed" in found[0].what and "made for x64-efi" in found[2].what
+
+
+def test_what_is_not_there_is_not_ok(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixieboot.serve.files.LOADER_DIRECTORIES", ())
+    found = {check.what.partition(":")[0]: check for check in check_loaders(Settings(tftp=TftpSettings(root=tmp_path)))}
+    assert {arch: check.level for arch, check in found.items()} == {
+        "x86-bios": "warning", "x86-efi": "note", "x64-efi": "warning", "arm64-efi": "note",
+    }  # fmt: skip
+    assert "only such machines need it" in found["arm64-efi"].what and "ipxe" in found["arm64-efi"].mend
+    settings = Settings(tftp=TftpSettings(root=tmp_path / "none"), assets=tmp_path, state=f"sqlite:{tmp_path}/none/state.db")
+    monkeypatch.setattr("pixieboot.doctor.pwd.getpwnam", lambda name: pwd.getpwuid(0))
+    missing = [check for check in doctor.check_user(settings) if "does not exist" in check.what]
+    assert {"tftp.root", "state"} <= {check.name for check in missing} and {check.level for check in missing} == {"note"}
 
 
 LINKS: dict[str, tuple[Link, dict[str, str], list[str]]] = {
@@ -129,7 +143,7 @@ def test_missing_assets(tmp_path: Path) -> None:
     registry = Registry(str(tmp_path))
     registry.load()
     found = list(doctor.check_assets(Settings(assets=tmp_path), registry))
-    assert levels(found) == ["ok"] and "names arm: not below" in found[0].what, "nobody boots it"
+    assert levels(found) == ["note"] and "names arm: not below" in found[0].what, "nobody boots it"
     (tmp_path / "machines.yaml").write_text("web1: {mac: 52:54:00:12:34:56, profile: linux}\n")
     registry.load()
     found = list(doctor.check_assets(Settings(assets=tmp_path), registry))
