@@ -224,7 +224,7 @@ def import_(source: Path, target: Path) -> None:
         click.echo(f"wrote {target / name}")
     for line in found.report:
         click.echo(line, err=True)
-    click.echo("Look them over, move them to /etc/pixieboot, and run: pixieboot check")
+    click.echo(f"Look them over, run: pixieboot check -c {target / 'pixieboot.yaml'}, and move them to /etc/pixieboot.")
 
 
 def settings_path(given: Path | None) -> Path | None:

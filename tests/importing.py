@@ -15,10 +15,8 @@ def taken_over(tmp_path: Path, source: Path) -> tuple[config.Settings, Inventory
     target.mkdir()
     for name, text in result.files.items():
         (target / name).write_text(text)
-    if "pixieboot.yaml" not in result.files:
-        (target / "pixieboot.yaml").write_text("")
     settings = config.load(target / "pixieboot.yaml", {})
-    registry = Registry(str(target))
+    registry = Registry(settings.registry)
     registry.load()
     return settings, registry.current, [line.replace(f"{source}:", "") for line in result.report]
 

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pixieboot.cli import CONFIG, main, settings_path
+from pixieboot.config import load
 
 COMMANDS = sorted(main.list_commands(click.Context(main)))
 
@@ -74,6 +75,18 @@ def test_import_writes_files_and_says_what_it_left_out(tmp_path: Path) -> None:
     assert f"{source}:2: " in result.output
     again = call("import", str(source), "--to", str(tmp_path / "new"))
     assert again.exit_code == 2 and "it exists already" in again.output
+
+
+def test_what_was_imported_is_checked_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("box/groups").mkdir(parents=True)
+    Path("box/profiles").mkdir()
+    Path("box/groups/all.json").write_text('{"id": "all", "profile": "linux"}')
+    Path("box/profiles/linux.json").write_text('{"id": "linux", "boot": {"kernel": "/assets/vmlinuz"}}')
+    assert "check -c new/pixieboot.yaml, and move" in call("import", "box", "--to", "new").output
+    checked = call("check", "-c", "new/pixieboot.yaml")
+    assert checked.exit_code == 0 and "new/pixieboot.yaml, new: 0 machines, 1 groups, 3 profiles" in checked.output
+    assert load(Path("new/pixieboot.yaml"), {}).assets == tmp_path / "box/assets"
 
 
 def test_import_of_nothing_known(tmp_path: Path) -> None:

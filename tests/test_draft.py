@@ -44,7 +44,7 @@ def test_one_chain() -> None:
 def test_finished() -> None:
     draft = Draft(machines={"a": {"mac": mac_of("0:1:2:3:4:5")}}, report=["x:10: b", "x:9: a"])
     done = draft.finished()
-    assert list(done.files) == ["machines.yaml"] and done.report == ["x:9: a", "x:10: b"]
+    assert list(done.files) == ["pixieboot.yaml", "machines.yaml"] and done.report == ["x:9: a", "x:10: b"]
     assert yaml.safe_load(done.files["machines.yaml"]) == {"a": {"mac": "00:01:02:03:04:05"}}
 
 

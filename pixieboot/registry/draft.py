@@ -101,7 +101,7 @@ class Draft:
             if "interface" not in network:
                 what = "if this host stands in that network itself, and not behind a relay, add `interface: NAME`"
                 self.note(f"network {network['subnet']}", what)
-        settings = dict(self.settings)
+        settings = {"registry": ".", **self.settings}  # the files beside it, wherever they are looked over
         if self.networks:
             settings["networks"] = self.networks
         if self.loaders:

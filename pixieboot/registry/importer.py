@@ -68,7 +68,7 @@ def _from_inventory(draft: Draft, directory: MatchboxDirectory | BootcfgDirector
         else:
             draft.profiles[names[profile.name]] = {**wanted, "local": True}
             draft.note(profile.where, f"profile {profile.name} has no kernel: here it boots the local disk")
-    draft.settings["assets"] = str(source / ("assets" if directory.kind == "matchbox" else "images"))
+    draft.settings["assets"] = str(source.absolute() / ("assets" if directory.kind == "matchbox" else "images"))
     draft.report += (f"{note.where}: {note.what}" for note in directory.notes)
     for path in sorted(path for name in ("ignition", "cloud", "generic") for path in (source / name).rglob("*") if path.is_file()):
         draft.note(
