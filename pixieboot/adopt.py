@@ -12,8 +12,7 @@ from typing import Any
 
 import yaml
 
-from pixieboot.errors import Faults, OperatorError
-from pixieboot.inventory import Inventory
+from pixieboot.errors import OperatorError
 from pixieboot.registry import Registry, replace_file
 from pixieboot.registry.entries import MACHINE_KEYS
 
@@ -27,24 +26,26 @@ def add(registry: Path, adopted: Path, name: str, settings: Sequence[str]) -> st
     """Describe a new machine.  Raises OperatorError or Faults, and leaves everything as it was."""
     if not _NAME.fullmatch(name):
         raise OperatorError("NAME", f"{name!r} is no name for a machine", "Letters, digits, dots and dashes, up to 63.")
-    if known := _load(registry, adopted).machines.get(name):
+    found = _loaded(registry, adopted)
+    if known := found.current.machines.get(name):
         mend = f"Change it: pixieboot machines set {name} KEY=VALUE, or in that file."
         raise OperatorError(known.where, f"machine {name} is described already", mend)
     path = registry / "machines" / f"{name}.yaml"
-    _write(registry, adopted, path, _edited("", settings))
+    _write(found, path, _edited("", settings))
     return f"{path} describes {name} now."
 
 
 def change(registry: Path, adopted: Path, name: str, settings: Sequence[str]) -> str:
     """Change, add or (KEY=) take out keys of a machine's own file; its other lines stay as they are."""
-    path = _own_file(registry, adopted, name)
-    _write(registry, adopted, path, _edited(path.read_text(), settings))
+    found = _loaded(registry, adopted)
+    path = _own_file(found, registry, name)
+    _write(found, path, _edited(path.read_text(), settings))
     return f"{path} says {', '.join(settings)} now."
 
 
 def remove(registry: Path, adopted: Path, name: str) -> str:
     """Take a machine's own file away."""
-    path = _own_file(registry, adopted, name)
+    path = _own_file(_loaded(registry, adopted), registry, name)
     try:
         path.unlink()
     except OSError as error:
@@ -52,21 +53,21 @@ def remove(registry: Path, adopted: Path, name: str) -> str:
     return f"{path} is gone: {name} is not described any more."
 
 
-def _own_file(registry: Path, adopted: Path, name: str) -> Path:
-    machine = _load(registry, adopted).find(name)
+def _own_file(found: Registry, registry: Path, name: str) -> Path:
+    machine = found.current.find(name)
     if machine is None:
         raise OperatorError("NAME", f"no machine {name} is described", f"Describe it: pixieboot machines add {name} mac=…")
     path = Path(machine.where.rpartition(":")[0])
-    if path.parent not in (registry / "machines", adopted):
+    if path.parent not in (registry / "machines", found.adopted):
         mend = f"Change it there with an editor: only a file of its own ({registry}/machines/NAME.yaml) is changed from the shell."
         raise OperatorError(machine.where, f"machine {machine.name} stands among others", mend)
     return path
 
 
-def _load(registry: Path, adopted: Path) -> Inventory:
+def _loaded(registry: Path, adopted: Path) -> Registry:
     found = Registry(str(registry), adopted)
     found.load()
-    return found.current
+    return found
 
 
 def _edited(text: str, settings: Sequence[str]) -> str:
@@ -126,20 +127,12 @@ def _typed(text: str) -> str | int | bool:
     return int(text) if re.fullmatch(r"-?(0|[1-9][0-9]{0,15})", text) else text
 
 
-def _write(registry: Path, adopted: Path, path: Path, text: str) -> None:
-    """Put the text in place, whole; if the registry does not load with it, put back what was there and raise its Faults."""
-    before = path.read_bytes() if path.exists() else None
+def _write(found: Registry, path: Path, text: str) -> None:
+    """Put the text in place, whole, if the registry loads with it; raises its Faults if not.  A daemon never sees a wrong one."""
+    found.examine(path, text)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, text.encode())
     except OSError as error:
         mend = "Only root may: use sudo." if os.geteuid() else "Mend its directory, or name another one as `registry`."
         raise OperatorError(str(path), f"it cannot be written: {error.strerror}", mend) from None
-    try:
-        _load(registry, adopted)
-    except Faults:
-        if before is None:
-            path.unlink()
-        else:
-            replace_file(path, before)
-        raise

@@ -6,7 +6,6 @@ import pytest
 
 from pixieboot import adopt
 from pixieboot.errors import Faults, OperatorError
-from pixieboot.inventory import Inventory
 from pixieboot.registry import Registry
 
 MACHINES = "web1: {mac: '52:54:00:12:34:56', profile: menu}\n"
@@ -90,16 +89,18 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("settings", FAULTS.values(), ids=FAULTS)
-def test_what_does_not_load_is_put_back(registry: Path, settings: list[str]) -> None:
-    with pytest.raises(Faults):
+def test_what_does_not_load_is_never_put_in_place(registry: Path, settings: list[str]) -> None:
+    """Not for a moment: the daemon would see it, and say so."""
+    with pytest.raises(Faults, match="web2.yaml:[12]"):
         add(registry, "web2", settings)
-    assert not (registry / "machines" / "web2.yaml").exists()
+    assert not (registry / "machines").exists()
     add(registry, "web2", ["mac=52:54:00:12:34:57"])
-    before = (registry / "machines" / "web2.yaml").read_text()
-    with pytest.raises(Faults):
+    path = registry / "machines" / "web2.yaml"
+    before, placed = path.read_text(), (path.stat().st_ino, path.parent.stat().st_mtime_ns)
+    with pytest.raises(Faults, match="web2.yaml:[12]"):
         change(registry, "web2", settings)
-    assert (registry / "machines" / "web2.yaml").read_text() == before
-    assert list((registry / "machines").iterdir()) == [registry / "machines" / "web2.yaml"]
+    assert path.read_text() == before and (path.stat().st_ino, path.parent.stat().st_mtime_ns) == placed
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_wrong_words(registry: Path) -> None:
@@ -158,15 +159,23 @@ def test_machines_of_the_api_are_changed_and_removed_where_they_are(registry: Pa
 
 def test_the_first_machine_of_a_host_without_a_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The default registry may be absent, and is made then."""
-    monkeypatch.setattr("pixieboot.adopt._load", lambda *_: Inventory.build())
+    monkeypatch.setattr("pixieboot.registry.DEFAULT", str(tmp_path / "etc" / "pixieboot"))
     assert add(tmp_path / "etc" / "pixieboot", "web1", ["mac=52:54:00:12:34:56"]).endswith("describes web1 now.")
     assert (tmp_path / "etc/pixieboot/machines/web1.yaml").exists()
+
+
+def test_a_registry_of_another_program_is_not_written_into(tmp_path: Path) -> None:
+    for name in ("groups", "profiles"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.json").write_text('{"id": "a", "profile": "a"}')
+    with pytest.raises(Faults, match="that of another program"):
+        add(tmp_path, "web1", ["mac=52:54:00:12:34:56"])
+    assert not (tmp_path / "machines").exists()
 
 
 def test_root_is_not_told_to_use_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "machines").write_text("a file where the directory goes")
     for uid, mend in ((0, "Mend its directory"), (1000, "use sudo")):
         monkeypatch.setattr("pixieboot.adopt.os.geteuid", lambda uid=uid: uid)
-        monkeypatch.setattr("pixieboot.adopt._load", lambda *_: Inventory.build())
         with pytest.raises(OperatorError, match=mend):
             add(tmp_path, "web2", ["mac=52:54:00:12:34:58"])

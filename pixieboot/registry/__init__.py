@@ -96,14 +96,12 @@ class Registry:
 
         Raises Faults when the registry does not load with it, OSError when it cannot be written; then all is as it was.
         """
+        path = self.path_of(name)
+        assert path is not None
+        text = None if description is None else yaml.safe_dump(dict(description), sort_keys=False, allow_unicode=True)
         with self._lock:
             store = self._fitting_store()
-            path = self.path_of(name)
-            if not isinstance(store, YamlDirectory) or path is None:
-                mend = "Describe the machine in its files, or make a registry of our own of them: pixieboot import."
-                raise Faults([OperatorError(self.source, "the registry is that of another program", mend)])
-            text = None if description is None else yaml.safe_dump(dict(description), sort_keys=False, allow_unicode=True)
-            inventory = self._read(lambda version: store.load(version, {str(path): text}))
+            inventory = self._drafted(store, path, text)
             if text is None:
                 path.unlink()
                 _sync(path.parent)
@@ -112,6 +110,11 @@ class Registry:
                 replace_file(path, text.encode())
             self._seen = store.signature()
             self._put_in_force(store, inventory)
+
+    def examine(self, path: Path, text: str) -> None:
+        """Would the registry load with this text in that file?  Raises Faults if not; nothing is written or put in force."""
+        with self._lock:
+            self._drafted(self._fitting_store(), path, text)
 
     def path_of(self, name: str) -> Path | None:
         """The file in which the API would describe a machine of this name."""
@@ -126,6 +129,13 @@ class Registry:
         path = machine.where.rpartition(":")[0]
         node = parse(Path(path).read_text(), path, [])
         return node.plain() if node else {}
+
+    def _drafted(self, store: Store, path: Path, text: str | None) -> Inventory:
+        """The registry with this text in that file, or (None) without the file.  Raises Faults."""
+        if not isinstance(store, YamlDirectory):
+            mend = "Describe the machine in its files, or make a registry of our own of them: pixieboot import."
+            raise Faults([OperatorError(self.source, "the registry is that of another program", mend)])
+        return self._read(lambda version: store.load(version, {str(path): text}))
 
     def _read(self, load: Callable[[int], Inventory]) -> Inventory:
         collecting = gc.isenabled()
