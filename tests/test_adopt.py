@@ -91,13 +91,13 @@ FAULTS = {
 @pytest.mark.parametrize("settings", FAULTS.values(), ids=FAULTS)
 def test_what_does_not_load_is_never_put_in_place(registry: Path, settings: list[str]) -> None:
     """Not for a moment: the daemon would see it, and say so."""
-    with pytest.raises(Faults, match="web2.yaml:[12]"):
+    with pytest.raises(Faults, match=r"web2\.yaml:[12]"):
         add(registry, "web2", settings)
     assert not (registry / "machines").exists()
     add(registry, "web2", ["mac=52:54:00:12:34:57"])
     path = registry / "machines" / "web2.yaml"
     before, placed = path.read_text(), (path.stat().st_ino, path.parent.stat().st_mtime_ns)
-    with pytest.raises(Faults, match="web2.yaml:[12]"):
+    with pytest.raises(Faults, match=r"web2\.yaml:[12]"):
         change(registry, "web2", settings)
     assert path.read_text() == before and (path.stat().st_ino, path.parent.stat().st_mtime_ns) == placed
     assert list(path.parent.iterdir()) == [path]
