@@ -220,7 +220,8 @@ def check_loaders(settings: Settings) -> Iterator[Check]:
                 program = examine(os.pread(file.fd, file.size, 0))
         except OSError as error:
             what, mend = f"{arch.value}: {name}: {error.strerror or error}", remedy(name, settings.tftp.root)
-            rare = arch not in (Arch.X86_BIOS, Arch.X64_EFI) and name == config.LOADERS.get(arch)  # and the operator did not name it
+            # Of no usual PC, and the operator did not name it.
+            rare = arch not in (Arch.X86_BIOS, Arch.X64_EFI) and name == config.LOADERS.get(arch)
             level, what = ("note", f"{what}; only such machines need it") if rare else ("warning", what)
             yield Check("loader", level, what, f"{mend[0].upper()}{mend[1:]}.")
             continue

@@ -91,7 +91,8 @@ class Explanation:
 def pretend(machine: Machine | None, mac: Mac | None, arch: Arch, loader: Loader) -> Client:
     """The client that this machine, or a stranger with this MAC, would be with that firmware."""
     mac = mac or (machine.macs[0] if machine and machine.macs else NOBODY)
-    if loader is Loader.RASPBERRY_PI or (arch is Arch.RPIBOOT and loader is Loader.FIRMWARE):  # its firmware is a program of its own
+    # The firmware of a Raspberry Pi is a program of its own.
+    if loader is Loader.RASPBERRY_PI or (arch is Arch.RPIBOOT and loader is Loader.FIRMWARE):
         arch, loader = Arch.RPIBOOT, Loader.RASPBERRY_PI
     if machine is None:
         return Client(mac, arch, loader)
