@@ -21,8 +21,8 @@ BROADCAST_MAC = b"\xff" * 6
 BATCH = 64
 SENDERS = 4  # interfaces that frames are sent by without naming them anew
 _ETHERNET = struct.Struct("!6s6sH")
-_HEADERS = struct.Struct("!6s6sH BBHHHBBH4s4s HHHH")  # Ethernet, IPv4, UDP
-_IP_WORDS = 0x4500 + 0x4000 + 0x4011  # version and length, don't fragment, time to live and protocol
+_HEADERS = struct.Struct("!6s6sH HHIHH4s4s HHHH")  # Ethernet, IPv4, UDP
+_VERSION, _WHOLE, _UDP = 0x4500, 0x4000, 0x4011  # version and length, don't fragment, time to live and protocol
 _ARP = struct.Struct("!HHBBH6s4s6s4s")
 
 # Classic BPF: (code, jump if true, jump if false, operand); see linux/filter.h.
@@ -57,23 +57,19 @@ def _packed(address: str) -> tuple[bytes, int]:
 
 def udp_frame(to: bytes, own: bytes, source: str, source_port: int, target: str, target_port: int, payload: bytes) -> bytes:
     """An Ethernet frame with one IPv4 UDP datagram, both checksums filled in; `to` and `own` are MACs of six octets."""
-    source_octets, source_number = _packed(source)
-    target_octets, target_number = _packed(target)
+    sender, sender_number = _packed(source)
+    receiver, receiver_number = _packed(target)
     length = 8 + len(payload)
     words = int.from_bytes(payload if length % 2 == 0 else payload + b"\0", "big")
-    addresses = source_number + target_number
+    addresses = sender_number + receiver_number
     # RFC 1071: a sum of 16-bit words in ones' complement is the whole number modulo 65535, which C divides at once.  A sum
     # of 0 becomes 0xFFFF, as UDP wants it and IP allows.
-    ip_sum = 0xFFFF - (_IP_WORDS + 20 + length + addresses) % 0xFFFF
+    ip_sum = 0xFFFF - (_VERSION + 20 + length + _WHOLE + _UDP + addresses) % 0xFFFF
     udp_sum = 0xFFFF - (17 + 2 * length + source_port + target_port + addresses + words) % 0xFFFF
-    return (
-        _HEADERS.pack(
-            *(to, own, ETH_IP),
-            *(0x45, 0, 20 + length, 0, 0x4000, 64, 17, ip_sum, source_octets, target_octets),
-            *(source_port, target_port, length, udp_sum),
-        )
-        + payload
+    headers = _HEADERS.pack(
+        to, own, ETH_IP, _VERSION, 20 + length, _WHOLE, _UDP, ip_sum, sender, receiver, source_port, target_port, length, udp_sum
     )
+    return headers + payload
 
 
 def retold(frame: bytes, xid: bytes) -> bytes:
