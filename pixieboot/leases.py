@@ -2,17 +2,17 @@
 
 An address has one record or none: offered, bound, declined (quarantined) or expired (free, but remembered for its earlier
 client).  Choice (RFC 2131 §4.3.1): the reservation; the client's current address; its earlier one; the one it asks for; one
-that nobody ever had; the one that is free for longest.  Nothing here scans a pool: addresses that were never used come from
-a cursor, those that came back from a queue; what runs out comes up from a heap, offers, which all last equally long, from a
+that nobody ever had; the one that is free for longest.  Nothing here scans a pool: addresses that were never used are counted
+off, those that came back wait in a queue; what runs out comes up from a heap, offers, which all last equally long, from a
 queue of their own.
 """
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from ipaddress import IPv4Network
+from itertools import chain, islice
 
 from pixieboot.model import Lease, LeaseState, Mac, Pool, Site
 from pixieboot.wire.dhcp import dotted, packed
@@ -48,15 +48,24 @@ class Holder:
 
 
 @dataclass(slots=True)
-class _Range:
-    """The free addresses of one pool: cursor and up were never used; freed were, the one free for longest in front."""
+class _Pools:
+    """The addresses of one network's pools.  Free are those in unused and freed, and what is coming and fit and nobody's."""
 
-    first: int
-    last: int
-    cursor: int
-    unfit: frozenset[str]
-    freed: OrderedDict[str, float]
-    offered: int = 0  # addresses that are offered and not taken
+    given: tuple[Pool, ...]
+    spans: tuple[range, ...]  # of them what lies in the subnet
+    size: int  # of all spans
+    unfit: frozenset[str]  # what can never be a client's address
+    coming: Iterator[int]  # what nobody has looked at yet
+    unused: dict[str, None] = field(default_factory=dict)  # the next that nobody ever had
+    freed: OrderedDict[str, None] = field(default_factory=OrderedDict)  # the one that is free for longest in front
+    offered: set[str] = field(default_factory=set)  # and not taken; reservations left aside
+
+    def __contains__(self, address: str) -> bool:
+        number = _number(address)
+        for span in self.spans:
+            if number in span:
+                return address not in self.unfit
+        return False
 
 
 class Leases:
@@ -69,8 +78,8 @@ class Leases:
         self._heap: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}  # address -> its one valid entry in the heap
         self._waiting: tuple[deque[Lease], deque[Lease]] = (deque(), deque())  # offers of OFFER_HOLD, of HURRIED_HOLD
-        self._ranges: dict[tuple[Pool, ...], tuple[_Range, ...]] = {}
-        self._latest: tuple[tuple[Pool, ...], tuple[_Range, ...], int] = ((), (), 0)  # with the number of their addresses
+        self._networks: dict[tuple[Pool, ...], _Pools] = {}
+        self._latest = _Pools((), (), 0, frozenset(), iter(()))
         self._withheld: frozenset[str] = frozenset()
         self._before: OrderedDict[str, tuple[Lease, list[Lease]]] = OrderedDict()  # what a binding replaced
         self._probed: dict[str, float] = {}
@@ -117,12 +126,11 @@ class Leases:
         """Addresses never to be chosen freely: reservations of machines, and our own.  Replaces what was said before."""
         before, self._withheld = self._withheld, frozenset(addresses)
         for address in self._withheld - before:
-            for pool in self._pools_of(address):
-                pool.freed.pop(address, None)
+            self._take(address)
         for address in before - self._withheld:
             record = self._records.get(address)
             if record is None or record.state is _EXPIRED:
-                self._queue(address, self._time)
+                self._queue(address)
 
     # What clients do
 
@@ -136,8 +144,8 @@ class Leases:
         while address is None and self._end():
             address = self._choose(who, site, reserved, wanted)
         if address is None:
-            pools = ", ".join(f"{_text(pool.first)}-{_text(pool.last)}" for pool in site.network.pools) or "no pool"
-            return f"no address is free in {pools}"
+            spans = ", ".join(f"{_text(pool.first)}-{_text(pool.last)}" for pool in site.network.pools)
+            return f"no address is free in {spans or 'no pool'}"
         record = self._records.get(address)
         if (
             record
@@ -148,14 +156,16 @@ class Leases:
         known = address == reserved or (record is not None and record.client == who.key)
         if who.source and not known and self._offers[who.source] >= OFFERS_PER_SOURCE:
             return f"{OFFERS_PER_SOURCE} addresses are offered to its relay port already and none was taken"
-        waiting = sum(pool.offered for pool in self._pools(site))
-        hurried = waiting * 2 > self._latest[2] and not known
-        if hurried and waiting >= OFFERS_PER_SOURCE and not self._asked_before(who.key, now):
+        pools = self._pools(site)
+        hurried = len(pools.offered) * 2 > pools.size and not known
+        if hurried and len(pools.offered) >= OFFERS_PER_SOURCE and not self._asked_before(who.key, now):
             return "most free addresses are offered and were not taken: a stranger that asks again is offered one"
         expires = now + (HURRIED_HOLD if hurried else OFFER_HOLD)
         lease = Lease(address, who.key, who.mac, _OFFER, expires, who.hostname, who.client_id)
         self._put(lease)
         self._waiting[hurried].append(lease)
+        if address != reserved:
+            pools.offered.add(address)
         if who.source:
             self._source[address] = who.source
             self._offers[who.source] += 1
@@ -226,14 +236,9 @@ class Leases:
     def to_probe(self, site: Site, count: int, now: float) -> list[str]:
         """The next addresses that strangers would be offered and that nobody has asked the wire about lately."""
         now = self._tick(now)
-        found: list[str] = []
-        for pool in self._pools(site):
-            self._advance(pool)
-            ahead = (_text(number) for number in range(pool.cursor, min(pool.last + 1, pool.cursor + 4 * count)))
-            found += [address for address in ahead if self._never_used(pool, address)][:count]
-        for pool in self._pools(site):
-            found += [address for address, _ in zip(pool.freed, range(count), strict=False)]
-        return [address for address in found[:count] if not self._believed(address, now)]
+        pools = self._pools(site)
+        found = islice(chain(self._unused(pools, count), pools.freed), count)
+        return [address for address in found if not self._believed(address, now)]
 
     def fresh(self, address: str, now: float) -> bool:
         """Should the wire be asked about this address before it is bound?  Not for one that is bound or was probed just now."""
@@ -275,7 +280,8 @@ class Leases:
             return record.address
         if wanted and self._allowed(wanted, site, None) and self._free_for(wanted, who, None):
             return wanted
-        found = self._next(site)
+        pools = self._pools(site)
+        found = next(iter(self._unused(pools, 1) or pools.freed), None)
         if found is None and reserved and inside(reserved, site.subnet):
             # Its machine's other card holds the reservation.  Two cards may be up at once, so only when nothing else is left.
             record = self._records[reserved]
@@ -283,38 +289,20 @@ class Leases:
                 return reserved
         return found
 
-    def _next(self, site: Site) -> str | None:
-        """An address that nobody ever had, else the one that is free for longest."""
-        pools = self._pools(site)
-        for pool in pools:
-            self._advance(pool)
-            if pool.cursor <= pool.last:
-                return _text(pool.cursor)
-        waiting = [next(iter(pool.freed.items())) for pool in pools if pool.freed]
-        return min(waiting, key=lambda entry: entry[1])[0] if waiting else None
-
-    def _advance(self, pool: _Range) -> None:
-        records, freed, unfit, withheld = self._records, pool.freed, pool.unfit, self._withheld
-        while pool.cursor <= pool.last:
-            address = _text(pool.cursor)
-            if not (address in records or address in freed or address in unfit or address in withheld):
-                return
-            pool.cursor += 1
-
-    def _never_used(self, pool: _Range, address: str) -> bool:
-        return not (address in self._records or address in pool.freed or address in pool.unfit or address in self._withheld)
+    def _unused(self, pools: _Pools, count: int) -> dict[str, None]:
+        """So many or more addresses that nobody ever had, in order; fewer if there are no more."""
+        unused = pools.unused
+        while len(unused) < count and (number := next(pools.coming, None)) is not None:
+            address = _text(number)
+            if not (address in self._records or address in pools.freed or address in pools.unfit or address in self._withheld):
+                unused[address] = None
+        return unused
 
     def _allowed(self, address: str, site: Site, reserved: str | None) -> bool:
         """May this client have this address on this network at all?"""
         if address == reserved:
             return inside(address, site.subnet)
-        if address in self._withheld:
-            return False
-        number = _number(address)
-        for pool in self._pools(site):
-            if pool.first <= number <= pool.last and address not in pool.unfit:
-                return True
-        return False
+        return address not in self._withheld and address in self._pools(site)
 
     def _free_for(self, address: str, who: Holder, reserved: str | None) -> bool:
         record = self._records.get(address)
@@ -332,8 +320,8 @@ class Leases:
         old = self._records.get(address)
         if old is not None:
             if old.state is _OFFER:
-                for pool in self._pools_of(address):
-                    pool.offered -= 1
+                for pools in self._networks.values():
+                    pools.offered.discard(address)
                 if source := self._source.pop(address, None):
                     self._offers[source] -= 1
                     if not self._offers[source]:
@@ -348,16 +336,11 @@ class Leases:
         elif held[0] != address:
             self._held[lease.client] = (address, *(other for other in held if other != address))
         if lease.state is _EXPIRED:
-            self._queue(address, lease.expires)
+            self._queue(address)
             return
         if old is None or old.state is _EXPIRED:
-            for pools in self._ranges.values():
-                for pool in pools:
-                    if pool.freed:
-                        pool.freed.pop(address, None)
+            self._take(address)
         if lease.state is _OFFER:
-            for pool in self._pools_of(address):
-                pool.offered += 1
             return
         self._probed.pop(address, None)
         due = self._due.get(address)
@@ -378,47 +361,41 @@ class Leases:
         lease = Lease(address, held.client, held.mac, _EXPIRED, now, held.hostname, held.client_id)
         self._put(lease)
         if not used:
-            for pool in self._pools_of(address):
-                if address in pool.freed:
-                    pool.freed.move_to_end(address, last=False)
+            for pools in self._networks.values():
+                if address in pools.freed:
+                    pools.freed.move_to_end(address, last=False)
         return lease
 
-    def _queue(self, address: str, since: float) -> None:
-        for pool in self._pools_of(address):
-            if address not in pool.unfit and address not in self._withheld:
-                pool.freed[address] = since
-                pool.freed.move_to_end(address)
+    def _queue(self, address: str) -> None:
+        for pools in self._networks.values():
+            if address in pools and address not in self._withheld:
+                pools.freed[address] = None
+                pools.freed.move_to_end(address)
 
-    def _pools(self, site: Site) -> tuple[_Range, ...]:
-        pools, latest = site.network.pools, self._latest
-        if latest[0] is pools:
-            return latest[1]
-        known = self._ranges.get(pools)
-        found = self._ranges[pools] = known if known is not None else tuple(self._range(pool, site) for pool in pools)
-        self._latest = (pools, found, sum(pool.last - pool.first + 1 for pool in found))
-        return found
+    def _take(self, address: str) -> None:
+        """It is free no more."""
+        for pools in self._networks.values():
+            pools.freed.pop(address, None)
+            pools.unused.pop(address, None)
 
-    def _range(self, pool: Pool, site: Site) -> _Range:
-        """A pool seen for the first time, without what can never be a client's address."""
+    def _pools(self, site: Site) -> _Pools:
+        given = site.network.pools
+        if self._latest.given is not given:
+            self._latest = self._networks.get(given) or self._met(site)
+        return self._latest
+
+    def _met(self, site: Site) -> _Pools:
+        """The pools of a network that is seen for the first time."""
         network, subnet = site.network, site.subnet
+        lowest, highest = int(subnet.network_address), int(subnet.broadcast_address)
         edges = {str(subnet.network_address), str(subnet.broadcast_address)} if subnet.prefixlen < 31 else set()
-        first = max(pool.first, int(subnet.network_address))
-        last = min(pool.last, int(subnet.broadcast_address))
         unfit = frozenset({*edges, site.address, *network.routers, *network.dns})
-        expired = [
-            lease
-            for lease in self._records.values()
-            if lease.state is _EXPIRED
-            and first <= _number(lease.address) <= last
-            and lease.address not in unfit
-            and lease.address not in self._withheld
-        ]
-        expired.sort(key=lambda lease: lease.expires)
-        return _Range(first, last, first, unfit, OrderedDict((lease.address, lease.expires) for lease in expired))
-
-    def _pools_of(self, address: str) -> list[_Range]:
-        number = _number(address)
-        return [pool for pools in self._ranges.values() for pool in pools if pool.first <= number <= pool.last]
+        spans = tuple(range(max(pool.first, lowest), min(pool.last, highest) + 1) for pool in network.pools)
+        pools = self._networks[network.pools] = _Pools(network.pools, spans, sum(map(len, spans)), unfit, chain(*spans))
+        for lease in sorted(self._records.values(), key=lambda lease: lease.expires):
+            if lease.state is _EXPIRED and lease.address in pools and lease.address not in self._withheld:
+                pools.freed[lease.address] = None
+        return pools
 
     # Time
 
@@ -471,7 +448,7 @@ class Leases:
             else:
                 self._forget(record)
                 del self._records[address]
-                self._queue(address, self._time)
+                self._queue(address)
         return looked > 0
 
     def _believed(self, address: str, now: float) -> bool:
@@ -483,7 +460,6 @@ def inside(address: str, subnet: IPv4Network) -> bool:
     return _number(address) & int(subnet.netmask) == int(subnet.network_address)
 
 
-@lru_cache(8192)
 def _number(address: str) -> int:
     return int.from_bytes(packed(address), "big")
 
