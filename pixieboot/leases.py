@@ -370,7 +370,6 @@ class Leases:
         for pools in self._networks.values():
             if address in pools and address not in self._withheld:
                 pools.freed[address] = None
-                pools.freed.move_to_end(address)
 
     def _take(self, address: str) -> None:
         """It is free no more."""

@@ -330,6 +330,15 @@ def test_a_flood_on_one_network_hurries_nobody_on_another() -> None:
     assert offered(leases, a_client(9999), quiet) == "10.0.0.200"
 
 
+def test_offers_of_reservations_take_nothing_from_strangers() -> None:
+    leases = Leases()
+    leases.withhold(f"10.0.0.{number}" for number in range(10, 60))
+    for number in range(10, 60):
+        assert offered(leases, a_client(number), reserved=f"10.0.0.{number}")
+    lease = leases.offer(EMIL, SITE, None, "", NOW)
+    assert isinstance(lease, Lease) and lease.expires == NOW + OFFER_HOLD
+
+
 def test_who_asked_once_is_forgotten() -> None:
     site = a_site(a_pool("10.0.0.10", "10.0.0.249"))
     leases = Leases()
@@ -368,6 +377,17 @@ def test_rfc2131_3_1_4_an_offer_not_taken_is_the_next_to_be_offered() -> None:
     for who in (BERT, CARL, DORA):
         dora(leases, who, NOW + 1)
     assert offered(leases, EMIL, now=NOW + 2) == address
+
+
+def test_an_offer_not_taken_comes_before_what_was_used_earlier() -> None:
+    leases = Leases()
+    held = {who.key: dora(leases, who) for who in (ANNA, BERT, CARL, DORA)}
+    leases.release(ANNA, held[ANNA.key], NOW + 1)
+    leases.release(BERT, held[BERT.key], NOW + 2)
+    address = offered(leases, BERT, now=NOW + 3)
+    assert address == held[BERT.key]
+    leases.drop_offer(BERT.key, SITE.subnet, NOW + 4)
+    assert offered(leases, EMIL, now=NOW + 5) == address
 
 
 def test_a_binding_is_not_dropped_with_an_offer() -> None:
