@@ -10,7 +10,7 @@ import pytest
 from pixieboot import registry
 from pixieboot.errors import Faults
 from pixieboot.model import Client, Mac, Profile
-from pixieboot.registry import Registry
+from pixieboot.registry import Registry, replace_file
 from pixieboot.registry.pixiecore import Spec
 from tests.test_render import SITE
 
@@ -128,3 +128,18 @@ def test_a_machine_that_is_described_no_longer_is_not_back_after_a_power_cut(
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
     registry.describe("web1", None)
     assert synced == [str(tmp_path / "adopted")] and not registry.current.machines
+
+
+def test_an_edit_while_a_description_is_written_is_news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Registry(str(tmp_path), tmp_path / "adopted")
+    store.load()
+
+    def edited_meanwhile(path: Path, octets: bytes) -> None:
+        replace_file(path, octets)
+        (tmp_path / "machines.yaml").write_text(GOOD)
+
+    monkeypatch.setattr(registry, "replace_file", edited_meanwhile)
+    store.describe("web9", {"macs": ["02:00:00:00:00:09"]})
+    assert store.changed() and store.reload() is None and set(store.current.machines) == {"web1", "web9"}
+    store.describe("web9", None)
+    assert not store.changed()

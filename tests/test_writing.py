@@ -1,16 +1,19 @@
 """Machines described through the API: checked with all others, kept over a restart, never overwritten unseen."""
 
 import asyncio
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pixieboot import config
+from pixieboot import adopt, config
 from pixieboot.errors import Faults
 from pixieboot.model import Mac
 from pixieboot.registry import Registry
+from pixieboot.registry.sqlite import FRESH, StateStore
 from pixieboot.serve.writing import merged
 from tests.test_api import BEARER, JSON, Served, served
 
@@ -183,6 +186,83 @@ def test_orders_follow_a_stranger_that_is_described(served: Served) -> None:
     served.ask(WEB9, BEARER, "DELETE")
     served.ask(WEB9, JSON, "PUT", {"macs": ["02:00:00:00:00:55"]})
     assert served.ask(WEB9).json()["order"]["profile"] is None, "another machine of the same name is not meant"
+
+
+def on_disk(served: Served, directory: Path) -> StateStore:
+    """The state store as it would be after a power cut just now."""
+    for path in served.store.path.parent.glob("state.db*"):
+        shutil.copy(path, directory / f"cut{path.name}")
+    return StateStore.open(directory / "cutstate.db")
+
+
+def test_orders_are_on_disk_before_a_description_and_its_end_are_answered(served: Served, tmp_path: Path) -> None:
+    served.ask(f"/api/v1/machines/{MAC9}/boot", JSON, "POST", {"boot": "once"})
+    assert served.ask(WEB9, JSON, "PUT", {"macs": [MAC9], "profile": "nope"}).status == 409
+    assert served.store.state("web9") == FRESH and served.store.state(MAC9).boot == "once", "it is nobody's still"
+    assert served.ask(WEB9, JSON, "PUT", {"macs": [MAC9]}).status == 201
+    store = on_disk(served, tmp_path)
+    assert store.state("web9").boot == "once"
+    store.close()
+    assert served.store.state(MAC9) == FRESH
+    served.ask(WEB9, BEARER, "DELETE")
+    store = on_disk(served, tmp_path)
+    assert store.state("web9") == FRESH
+    store.close()
+
+
+def test_a_file_that_somebody_else_changed_just_now_is_not_overwritten(served: Served) -> None:
+    """Before the daemon has read it again: `machines set` writes there too."""
+    served.ask(WEB9, JSON, "PUT", {"macs": [MAC9]})
+    tag, path = served.ask(WEB9).headers["etag"], served.context.settings.adopted / "web9.yaml"
+    adopt.change(Path(served.context.settings.registry), path.parent, "web9", ["hostname=new"])
+    written = path.read_text()
+    for method, headers in (("PUT", {"if-match": tag}), ("PATCH", {"if-match": tag}), ("PATCH", {}), ("DELETE", {})):
+        answer = served.ask(WEB9, {**JSON, **headers}, method, {"macs": [MAC9]})
+        assert answer.status == 409 and "changed this file just now" in answer.json()["error"]["what"]
+        assert path.read_text() == written
+    served.context.registry.load()
+    assert served.ask(WEB9, {**JSON, "if-match": tag}, "PUT", {"macs": [MAC9]}).status == 412
+    assert served.ask(WEB9, JSON, "PATCH", {"boot": "local"}).json()["description"]["hostname"] == "new"
+
+
+def test_many_writers_at_once_lose_nothing(served: Served) -> None:
+    """Each adds a key of its own, some with the version that they read; who is refused begins anew."""
+    from tests.test_api import call
+
+    served.ask(WEB9, JSON, "PUT", {"macs": [MAC9]})
+    refused: list[int] = []
+
+    async def write(number: int) -> None:
+        while True:
+            tag = (await call(served.tcp, "GET", WEB9, BEARER)).headers["etag"]
+            headers, body = {**JSON, "if-match": tag} if number % 2 else JSON, {"vars": {f"key{number}": number}}
+            answer = await call(served.tcp, "PATCH", WEB9, headers, json.dumps(body).encode())
+            if answer.status == 200:
+                return
+            refused.append(answer.status)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*map(write, range(8)))
+
+    asyncio.run(all_of_them())
+    assert served.ask(WEB9).json()["description"]["vars"] == {f"key{number}": number for number in range(8)}
+    assert set(refused) == {412}
+
+
+def test_one_of_many_who_make_and_who_forget(served: Served) -> None:
+    from tests.test_api import call
+
+    async def at_once(method: str, headers: dict[str, str]) -> list[int]:
+        asked = [call(served.tcp, method, WEB9, headers, b'{"macs": ["%s"]}' % MAC9.encode()) for _ in range(4)]
+        return sorted(answer.status for answer in await asyncio.gather(*asked))
+
+    async def one_after_the_other() -> None:
+        assert await at_once("PUT", {**JSON, "if-none-match": "*"}) == [201, 412, 412, 412]
+        assert await at_once("PUT", JSON) == [428] * 4
+        assert await at_once("DELETE", JSON) == [204, 404, 404, 404]
+
+    asyncio.run(one_after_the_other())
+    assert list(served.context.settings.adopted.iterdir()) == []
 
 
 def test_writers_take_turns(served: Served) -> None:

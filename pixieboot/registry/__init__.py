@@ -101,20 +101,25 @@ class Registry:
         text = None if description is None else yaml.safe_dump(dict(description), sort_keys=False, allow_unicode=True)
         with self._lock:
             store = self._fitting_store()
-            inventory = self._drafted(store, path, text)
+            seen = store.signature()  # before reading, as in load
+            inventory = self._drafted(store, seen, path, text)
             if text is None:
                 path.unlink()
                 _sync(path.parent)
             else:
                 path.parent.mkdir(mode=0o750, exist_ok=True)
                 replace_file(path, text.encode())
-            self._seen = store.signature()
+            seen.pop(str(path), None)
+            if own := store.signature().get(str(path)):
+                seen[str(path)] = own
+            self._seen = seen
             self._put_in_force(store, inventory)
 
     def examine(self, path: Path, text: str) -> None:
         """Would the registry load with this text in that file?  Raises Faults if not; nothing is written or put in force."""
         with self._lock:
-            self._drafted(self._fitting_store(), path, text)
+            store = self._fitting_store()
+            self._drafted(store, store.signature(), path, text)
 
     def path_of(self, name: str) -> Path | None:
         """The file in which the API would describe a machine of this name."""
@@ -130,11 +135,17 @@ class Registry:
         node = parse(Path(path).read_text(), path, [])
         return node.plain() if node else {}
 
-    def _drafted(self, store: Store, path: Path, text: str | None) -> Inventory:
-        """The registry with this text in that file, or (None) without the file.  Raises Faults."""
+    def _drafted(self, store: Store, seen: Mapping[str, Stamp], path: Path, text: str | None) -> Inventory:
+        """The registry with this text in that file, or (None) without the file.  Raises Faults.
+
+        Whoever wrote the text knew the file as it was loaded last: if it is another one now, that is a fault.
+        """
         if not isinstance(store, YamlDirectory):
             mend = "Describe the machine in its files, or make a registry of our own of them: pixieboot import."
             raise Faults([OperatorError(self.source, "the registry is that of another program", mend)])
+        if seen.get(str(path)) != self._seen.get(str(path)):
+            what = "somebody else changed this file just now"
+            raise Faults([OperatorError(str(path), what, "Read the machine again, then change it.")])
         return self._read(lambda version: store.load(version, {str(path): text}))
 
     def _read(self, load: Callable[[int], Inventory]) -> Inventory:

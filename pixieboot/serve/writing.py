@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from pixieboot.errors import Faults
-from pixieboot.model import Event, Machine, MachineState
+from pixieboot.model import Event, Mac, Machine, MachineState
 from pixieboot.registry.fields import is_name
 from pixieboot.registry.sqlite import FRESH, StoreError
 from pixieboot.registry.strictyaml import is_writable
@@ -102,7 +102,7 @@ class Writing:
             state = self._context.store.state(who.key)
             # A new order is a new beginning: what was done belongs to the one before.
             ordered = replace(state, profile=order.profile, boot=order.boot or state.boot, done=0.0, deadline=0.0, overdue=0.0)
-            await self._keep_state(who.key, ordered)
+            await self._keep_state(who.key, ordered, ": the order counts until the daemon ends")
             self._record(who, "ordered", profile=order.profile, boot=ordered.boot)
         return ordered
 
@@ -120,10 +120,9 @@ class Writing:
             if known and condition.if_match is None:
                 mend = "Read it and send its ETag as If-Match; or change single keys with PATCH."
                 raise Refusal(428, "If-Match", f"machine {known.name} is described already", mend)
-            made = await self._describe(known.name if known else name, given)
-            if who is None:
-                self._carry_over(made)
-            return made, who is None
+            if known:
+                return await self._describe(known.name, given), False
+            return await self._describe_new(name, given), True
 
     async def patch(self, name: str, patch: Mapping[str, Any], condition: Condition = Condition()) -> Who:
         """Change these keys of its description, and take out those that are null (RFC 7396).  Raises Refusal."""
@@ -140,7 +139,7 @@ class Writing:
         async with self._lock:
             machine = self._adopted(name, condition)
             await self._put_in_force(machine.name, None)
-            self._context.store.set_state(machine.name, FRESH)
+            await self._keep_state(machine.name, FRESH, ": it is forgotten, but what was ordered of it not for good")
             self._record(Who(machine.name, machine, machine.macs), "forgotten")
 
     def version(self, who: Who) -> str:
@@ -180,6 +179,23 @@ class Writing:
         self._record(who, "described", profile=machine.profile)
         return who
 
+    async def _describe_new(self, name: str, given: Description) -> Who:
+        """What was ordered and learned while it was nobody's goes on under its name; it is on disk there before the description."""
+        store = self._context.store
+        macs = [Mac.parse(mac) for mac in given.macs or ()]
+        heard = next((mac for mac in macs if store.state(mac) != FRESH), None) if store.state(name) == FRESH else None
+        if heard is None:
+            return await self._describe(name, given)
+        try:
+            await self._keep_state(name, store.state(heard))
+            made = await self._describe(name, given)
+        except Refusal:
+            store.set_state(name, FRESH)
+            raise
+        store.set_state(name, store.state(heard))  # which may know more by now
+        store.set_state(heard, FRESH)
+        return made
+
     async def _put_in_force(self, name: str, content: Mapping[str, Any] | None) -> None:
         registry = self._context.registry
         try:
@@ -194,19 +210,11 @@ class Writing:
             mend = "Make room on that disk, or mend its rights."
             raise Refusal(507, str(registry.path_of(name)), f"it cannot be written: {error.strerror or error}", mend) from None
 
-    def _carry_over(self, who: Who) -> None:
-        """What was ordered and learned while it was nobody's goes on under its name."""
-        store = self._context.store
-        for mac in who.macs:
-            if store.state(who.name) == FRESH != store.state(mac):
-                store.set_state(who.name, store.state(mac))
-                store.set_state(mac, FRESH)
-
-    async def _keep_state(self, key: str, state: MachineState) -> None:
+    async def _keep_state(self, key: str, state: MachineState, otherwise: str = "") -> None:
         try:
             await self._context.store.keep_state(key, state)
         except StoreError as error:
-            raise Refusal(507, "state", str(error), "Make room on the disk: the order counts until the daemon ends.") from None
+            raise Refusal(507, "state", str(error), f"Make room on the disk{otherwise}.") from None
 
     def _record(self, who: Who, kind: str, **detail: object) -> None:
         mac = who.macs[0] if who.macs else None
