@@ -1,13 +1,17 @@
 """The daemon as its operator meets it: a process with options, files and signals, on hosts of its own."""
 
+import http.client
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -199,6 +203,69 @@ def test_once_and_the_way_to_the_disk_survive_power_cuts(start: Callable[..., Ru
     assert "exit 1" in ask("/ipxe") and "sanboot" not in ask("/ipxe")
 
 
+class Writer(threading.Thread):
+    """Describes, changes and forgets machines through the API as fast as it can, until nobody answers any more."""
+
+    def __init__(self, site: Path, name: str) -> None:
+        super().__init__()
+        self._socket, self.name, self.answered = str(site / "state/api.sock"), name, threading.Event()
+        # What it knows to be so; and what may be so too, because it was under way.
+        self.last, self.pending = 0, 0
+        self.there, self.unsure = False, False
+
+    def ask(self, method: str, path: str, body: Any = None) -> int:
+        connection = http.client.HTTPConnection("localhost", timeout=10)
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.sock.connect(self._socket)
+            connection.request(method, f"/api/v1/machines/{path}", json.dumps(body), {"Content-Type": "application/json"})
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    def run(self) -> None:
+        with suppress(OSError, http.client.HTTPException):
+            while True:
+                self.pending = self.last + 1
+                assert self.ask("PATCH", "shared", {"vars": {self.name: self.pending}}) == 200
+                self.last, self.unsure = self.pending, True
+                if self.there:
+                    assert self.ask("DELETE", self.name) == 204
+                else:
+                    assert self.ask("PUT", self.name, {"serial": self.name, "vars": {"much": "x" * 20_000}}) == 201
+                self.there, self.unsure = not self.there, False
+                self.answered.set()
+
+
+@pytest.mark.slow
+def test_power_cuts_amid_writes_leave_what_was_answered_and_nothing_by_half(start: Callable[..., Running], site: Path) -> None:
+    from pixieboot.client import Daemon
+
+    daemon = start()
+    daemon.until_event("started")
+    writers = [Writer(site, f"writer{number}") for number in range(3)]
+    assert writers[0].ask("PUT", "shared", {"serial": "shared"}) == 201
+    for _ in range(4):
+        for writer in writers:
+            writer.start()
+        assert all(writer.answered.wait(START) for writer in writers)
+        os.kill(daemon.pid(), signal.SIGKILL)
+        for writer in writers:
+            writer.join(START)
+        daemon = start()
+        daemon.until_event("started")
+        told = Daemon.find(site / "pixieboot.yaml", {})
+        kept = told.get("/machines/shared")["description"]["vars"]
+        there = {machine["name"] for machine in told.all("machines")}
+        again = []
+        for writer in writers:
+            assert kept[writer.name] in (writer.last, writer.pending)
+            assert writer.unsure or (writer.name in there) == writer.there
+            again.append(Writer(site, writer.name))
+            again[-1].last, again[-1].there = kept[writer.name], writer.name in there
+        writers = again
+
+
 @pytest.mark.slow
 def test_scripts_are_signed_without_root(
     start: Callable[..., Running], host: Host, site: Path, monkeypatch: pytest.MonkeyPatch
@@ -337,8 +404,6 @@ def test_another_dhcp_server_on_the_wire_is_named_and_not_fought(
 
 
 def test_systemd_is_told_when_it_is_ready(host: Host, site: Path) -> None:
-    import socket
-
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(str(site / "notify"))
         (site / "notify").chmod(0o666)
