@@ -129,6 +129,7 @@ def serve(config: Path | None, **overrides: Any) -> None:
     gc.disable()  # nothing of what the start makes is garbage: looking for some takes a tenth of it
     from pixieboot.serve import daemon
 
+    gc.freeze()  # nor will it ever be: the first look would walk all of it, before the first answer
     gc.enable()
     # Machines come by the thousand and none is garbage: with the usual thresholds a fifth of their time goes to looking for some.
     gc.set_threshold(20_000, 20, 20)

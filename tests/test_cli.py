@@ -1,5 +1,6 @@
 """The command line: what an operator reads, and the exit code that a script sees."""
 
+import gc
 from pathlib import Path
 
 import click
@@ -53,6 +54,21 @@ def test_an_option_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     runner = CliRunner(env={"PIXIEBOOT_HTTP_PORT": "81", "PIXIEBOOT_INTERFACE": "eth0 eth1", "PIXIEBOOT_CONFIG": "/x.yaml"})
     runner.invoke(main, ["serve", "--http-port", "82"], catch_exceptions=False)
     assert seen == [Path("/x.yaml"), {"http_port": 82, "interfaces": ("eth0", "eth1")}]
+
+
+def test_what_the_start_makes_is_never_looked_through_for_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pixieboot.serve import daemon
+
+    frozen: list[bool] = []
+    monkeypatch.setattr(daemon, "run", lambda path, overrides: frozen.append(gc.isenabled() and gc.get_freeze_count() > 0))
+    gc.unfreeze()
+    thresholds = gc.get_threshold()
+    try:
+        call("serve")
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+    assert frozen == [True]
 
 
 def test_a_number_that_is_none_names_the_option() -> None:
