@@ -53,7 +53,8 @@ class ApiService:
 
     async def run(self) -> None:
         """Serve until stopped or cancelled."""
-        # It takes a quarter of a second and more, for which no booting machine waits: not in the loop, and after the start.
+        # It takes a quarter of a second and more, for which no booting machine waits: not in the loop, nor before the first answer.
+        await self._context.answering.wait()
         web: Any = await asyncio.to_thread(importlib.import_module, "pixieboot.serve.web")
         api = web.api
         if self._stopped:

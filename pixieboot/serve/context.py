@@ -1,5 +1,6 @@
 """What every service shares: one registry, one store, one journal, one view of the networks."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -44,6 +45,8 @@ class Context:
     journal: Journal
     sites: Sites
     boot_api: Asks | None = None  # if the registry is one that is asked by HTTP
+    # Set when the start is over for machines: from then on the rest, which only operators need, may take the processor.
+    answering: asyncio.Event = field(default_factory=asyncio.Event)
     deadlines: Deadlines = field(init=False)
     local_boot: LocalBoot = field(init=False)
     # Each service's running downloads: looked at when somebody wants to know, at no cost to those who send.

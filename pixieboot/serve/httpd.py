@@ -95,6 +95,7 @@ class HttpService:
             beside = [tasks.create_task(self._sweep()), tasks.create_task(self.context.deadlines.run())]
             if any(profile.cache for profile in self.context.registry.current.profiles.values()):
                 beside.append(tasks.create_task(self._downloads.prepare()))  # before the first machine asks
+            self.context.answering.set()
             try:
                 await self._server.serve(sockets=[self._socket])
             finally:
