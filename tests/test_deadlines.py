@@ -21,11 +21,16 @@ REGISTRY = {
 
 
 class Clock:
+    """now: the time of day.  steady: seconds since the start, whatever that was set to (`set` hours ahead)."""
+
     def __init__(self) -> None:
-        self.now = 1_700_000_000.0
+        self.now, self.set = 1_700_000_000.0, 0.0
 
     def __call__(self) -> float:
         return self.now
+
+    def steady(self) -> float:
+        return self.now - self.set * 3600
 
 
 @pytest.fixture
@@ -35,7 +40,9 @@ def clock() -> Clock:
 
 def running(directory: Path, clock: Clock) -> Iterator[Host]:
     with serving(directory, registry=REGISTRY) as host:
-        host.context.deadlines._clock = host.context.local_boot._clock = clock
+        deadlines = host.context.deadlines
+        deadlines._clock = host.context.local_boot._clock = clock
+        deadlines._steady, deadlines._ahead = clock.steady, clock.set * 3600
         yield host
 
 
@@ -128,6 +135,21 @@ def test_when_the_time_is_up(host: Host, clock: Clock, profile: str, says: str) 
         assert "grub_cpu" in host.get(f"/grub?mac={INSTALLED}").body.decode(), "GRUB goes to iPXE for it"
     host.get(f"/done?mac={INSTALLED}")
     assert state(host, "inst").overdue == 0 and "exit 1" in script(host, INSTALLED), "late, but installed"
+
+
+@pytest.mark.parametrize("hours", [72, -72])
+def test_setting_the_clock_neither_ends_an_installation_nor_prolongs_it(host: Host, clock: Clock, hours: float) -> None:
+    """A host without a battery is given the time of day amid the first boots."""
+    order(host, "disk", MachineState(boot="once"))
+    script(host, INSTALLED)
+    clock.now, clock.set = clock.now + 3600 + hours * 3600, hours
+    script(host, DISK)
+    assert state(host, "disk").deadline == clock.now + 7200
+    assert host.call(host.context.deadlines.expire) == state(host, "inst").deadline == clock.now + 3600
+    assert not alarms(host, "overdue")
+    clock.now += 3601
+    host.call(host.context.deadlines.expire)
+    assert [event.detail["machine"] for event in alarms(host, "overdue")] == ["inst"]
 
 
 def test_it_is_told_when_the_time_comes_and_after_a_restart_too(tmp_path: Path, clock: Clock) -> None:

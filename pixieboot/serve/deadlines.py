@@ -15,12 +15,24 @@ from pixieboot.model import Assignment, Event, Mac, Profile
 from pixieboot.registry import Registry
 from pixieboot.registry.sqlite import StateStore
 
+SET = 5.0  # seconds: by more than this the time of day is set, less is the drift that NTP corrects
+
 
 class Deadlines:
     """Follows installations, and tells of those whose time is up."""
 
-    def __init__(self, registry: Registry, store: StateStore, journal: Journal, clock: Callable[[], float] = time.time) -> None:
-        self._registry, self._store, self._journal, self._clock = registry, store, journal, clock
+    def __init__(
+        self,
+        registry: Registry,
+        store: StateStore,
+        journal: Journal,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """clock: the time of day, which outlives a restart; steady: seconds that nobody sets."""
+        self._registry, self._store, self._journal = registry, store, journal
+        self._clock, self._steady = clock, steady
+        self._ahead = clock() - steady()
         self._changed = asyncio.Event()
 
     def begins(self, key: str, assignment: Assignment, profile: Profile) -> None:
@@ -29,6 +41,7 @@ class Deadlines:
         if assignment.order != "once" or not profile.once_timeout or profile is HOLD or state.deadline or state.done:
             return
         if assignment.machine or self._store.has_room(key):
+            self._follow_clock()
             self._store.set_state(key, replace(state, deadline=self._clock() + profile.once_timeout))
             self._changed.set()
 
@@ -43,6 +56,7 @@ class Deadlines:
 
     def expire(self) -> float | None:
         """Note each installation whose time is up.  When the next one's will be; None: there is none."""
+        self._follow_clock()
         now, following = self._clock(), None
         for key, state in list(self._store.states().items()):
             if state.deadline > now:
@@ -57,3 +71,13 @@ class Deadlines:
                 why = "its installation did not report done in time (once_timeout): on_timeout of its profile applies"
                 self._journal.record(Event(now, mac, "boot", "overdue", {"machine": key, "why": why}, "alarm"))
         return following
+
+    def _follow_clock(self) -> None:
+        """Who sets the clock of this host neither ends an installation nor gives it more time: its deadline moves along."""
+        ahead = self._clock() - self._steady()
+        if abs(moved := ahead - self._ahead) < SET:
+            return
+        self._ahead = ahead
+        for key, state in list(self._store.states().items()):
+            if state.deadline:
+                self._store.set_state(key, replace(state, deadline=state.deadline + moved))
