@@ -2,7 +2,13 @@
 
 import asyncio
 import json
+import os
+import re
 import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,14 +175,78 @@ def test_the_registry_of_another_program_is_left_alone(served: Served, tmp_path:
     assert answer.status == 409 and "another program" in answer.json()["error"]["what"]
 
 
-def test_a_disk_that_takes_nothing_is_told(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, octets: bytes) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A disk of one megabyte, of which `served` keeps its state."""
+    place = Path(tempfile.mkdtemp(prefix="pxb-disk-"))
+    if os.geteuid():
+        pytest.skip("only root mounts a disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "pxb-disk", place], check=True)
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+    place.rmdir()
 
-    monkeypatch.setattr("pixieboot.registry.replace_file", full)
-    answer = served.ask(WEB9, JSON, "PUT", {"macs": [MAC9]})
-    assert answer.status == 507 and "No space left" in answer.json()["error"]["what"]
-    assert "web9" not in served.context.registry.current.machines
+
+def test_a_full_disk_is_told_and_costs_nothing(disk: Path) -> None:
+    served = Served(disk)
+    order = f"{WEB9}/boot"
+    stranger = "02:00:00:00:00:88"
+    assert served.ask(WEB9, JSON, "PUT", {"macs": [MAC9], "profile": "linux"}).status == 201
+    assert served.ask(f"/api/v1/machines/{stranger}/boot", JSON, "POST", {"boot": "once"}).status == 200
+    before = served.ask(WEB9).json()["description"]
+    with suppress(OSError), (disk / "all").open("wb", buffering=0) as room:
+        while True:
+            room.write(bytes(4096))
+    orders = ({"boot": boot} for boot in ("local", "once") * 50)  # until no page of the file is free any more
+    refused = next(answer for each in orders if (answer := served.ask(order, JSON, "POST", each)).status != 200)
+    answers = [
+        served.ask(WEB9, JSON, "PATCH", {"hostname": "new"}),
+        served.ask("/api/v1/machines/web8", JSON, "PUT", {"macs": [MAC9[:-1] + "8"]}),
+        refused,
+        served.ask("/api/v1/machines/heard", JSON, "PUT", {"macs": [stranger]}),
+    ]  # fmt: skip
+    assert [answer.status for answer in answers] == [507] * 4
+    for answer in answers:
+        error = answer.json()["error"]
+        assert re.search("No space left|is full", error["what"]) and error["mend"].startswith("Make room on that disk")
+    assert served.ask(WEB9).json()["description"] == before
+    assert served.store.state("heard") == FRESH and served.store.state(Mac(stranger)).boot == "once", "it is nobody's still"
+    assert [path.name for path in served.context.settings.adopted.iterdir()] == ["web9.yaml"], "and nothing lies about"
+    (disk / "all").unlink()
+    assert served.ask(WEB9, JSON, "PATCH", {"hostname": "new"}).status == 200
+    assert served.ask("/api/v1/machines/heard", JSON, "PUT", {"macs": [stranger]}).status == 201
+    assert served.ask("/api/v1/machines/heard").json()["order"]["boot"] == "once"
+    served.close()
+
+
+def test_a_disk_that_became_read_only_is_told_and_costs_nothing(disk: Path) -> None:
+    """As after an error of the disk: what is open stays open, and takes nothing."""
+    served = Served(disk)
+    served.ask(WEB9, JSON, "PUT", {"macs": [MAC9]})
+    adopted = served.context.settings.adopted
+    subprocess.run(["mount", "--bind", "-o", "ro", adopted, adopted], check=True)
+    try:
+        for method in ("PATCH", "DELETE"):
+            answer = served.ask(WEB9, JSON, method, {"hostname": "new"})
+            assert answer.status == 507 and "Read-only file system" in answer.json()["error"]["what"]
+        assert served.ask(WEB9).json()["description"]["hostname"] is None
+    finally:
+        subprocess.run(["umount", adopted], check=True)
+    served.store._database.execute("PRAGMA query_only=1")
+    answer = served.ask(f"{WEB9}/boot", JSON, "POST", {"boot": "local"})
+    assert (
+        answer.status == 507
+        and "readonly" in answer.json()["error"]["what"]
+        and "until the daemon ends" in answer.json()["error"]["mend"]
+    )
+    answer = served.ask(WEB9, BEARER, "DELETE")
+    assert answer.status == 507 and "it is forgotten, but" in answer.json()["error"]["mend"] and served.ask(WEB9).status == 404
+    served.store._database.execute("PRAGMA query_only=0")
+    served.ask(f"/api/v1/machines/{MAC9}/boot", JSON, "POST", {"boot": "once"})
+    store = on_disk(served, adopted)
+    assert store.state("web9") == FRESH and store.state(MAC9).boot == "once", "what could not be written is written with the next"
+    store.close()
+    served.close()
 
 
 def test_orders_follow_a_stranger_that_is_described(served: Served) -> None:

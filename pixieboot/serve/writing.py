@@ -214,7 +214,8 @@ class Writing:
         try:
             await self._context.store.keep_state(key, state)
         except StoreError as error:
-            raise Refusal(507, "state", str(error), f"Make room on the disk{otherwise}.") from None
+            mend = f"Make room on that disk, or mend its rights{otherwise}."
+            raise Refusal(507, "state", error.strerror or str(error), mend) from None
 
     def _record(self, who: Who, kind: str, **detail: object) -> None:
         mac = who.macs[0] if who.macs else None
