@@ -1,11 +1,13 @@
 """The loop with direct readers: asyncio's rules hold, and nobody waits for anybody."""
 
 import asyncio
+import errno
 import os
 import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, cast
 
 from pixieboot.serve.loop import DirectLoop
@@ -146,23 +148,59 @@ def test_a_reader_may_close_another_one_that_is_readable_too() -> None:
     assert run(main) == []
 
 
-def test_the_clock_of_readers_is_the_loops() -> None:
+class Countdown:
+    """Answers each number with the one before it, by itself down to stop."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.awaited = b"%d" % start
+        self.following = iter([(b"%d" % n, memoryview(b"%d" % n)) for n in range(start - 1, stop - 1, -1)])
+        self.since = 0.0
+        self.told: list[bytes | int | None] = []
+
+    def heard(self, datagram: bytes) -> bool:
+        self.told.append(datagram)
+        return False
+
+    def broken(self, error: OSError) -> None:
+        self.told.append(error.errno)
+
+
+def test_a_dialogue_answers_what_is_awaited() -> None:
     async def main(loop: DirectLoop) -> None:
         near, far = pair()
-        times: list[float] = []
-
-        def reader() -> None:
-            near.recv(100)
-            times.append(loop.clock.now)
-
-        loop.add_direct_reader(near.fileno(), reader)
+        far.setblocking(False)
+        dialogue = Countdown(5, 3)
+        loop.add_dialogue(near.fileno(), dialogue)
         before = loop.time()
-        far.send(b"x")
-        await asyncio.sleep(0.01)
-        assert before <= times[0] <= loop.time()
+        for said, answer in ((b"5", b"4"), (b"5", None), (b"", None), (b"4", b"3"), (b"3", None)):
+            far.send(said)
+            await asyncio.sleep(0.01)
+            with suppress(BlockingIOError):
+                assert far.recv(10) == answer
+        assert dialogue.told == [b"5", b"", b"3"]  # a copy, another thing, and what nothing follows
+        assert before <= dialogue.since <= loop.time()
         loop.remove_direct_reader(near.fileno())
         near.close()
         far.close()
+
+    assert run(main) == []
+
+
+def test_a_broken_dialogue_is_told() -> None:
+    async def main(loop: DirectLoop) -> None:
+        near, far = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) for _ in range(2))
+        near.bind(("127.0.0.1", 0))
+        far.bind(("127.0.0.1", 0))
+        near.connect(far.getsockname())
+        far.connect(near.getsockname())
+        dialogue = Countdown(5, 0)
+        loop.add_dialogue(near.fileno(), dialogue)
+        far.send(b"5")
+        far.close()  # nobody is there for the answer
+        await asyncio.sleep(0.02)
+        assert dialogue.told == [errno.ECONNREFUSED]
+        loop.remove_direct_reader(near.fileno())
+        near.close()
 
     assert run(main) == []
 

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import IPv4Network
@@ -24,7 +23,6 @@ from pixieboot import model
 from pixieboot.config import TftpSettings
 from pixieboot.errors import OperatorError
 from pixieboot.serve import tftpd
-from pixieboot.serve.loop import DirectLoop
 from pixieboot.serve.transfer import Line
 from pixieboot.wire.tftp import Ack, Data, Error, OptionAck, WriteRequest, encode
 from tests import tftphost
@@ -45,10 +43,9 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- the letter ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loop", [DirectLoop, asyncio.new_event_loop], ids=["direct loop", "plain loop"])
 @pytest.mark.parametrize("options", [{}, {"blksize": 1468, "tsize": 0}, {"blksize": 512, "windowsize": 16}, {"blksize": 8}])
-def test_a_file(root: Path, loop: Callable[[], asyncio.AbstractEventLoop], options: dict[str, int]) -> None:
-    with Server(root, loop=loop) as server, Client(server.address) as client:
+def test_a_file(root: Path, options: dict[str, int]) -> None:
+    with Server(root) as server, Client(server.address) as client:
         assert client.fetch("file", **options) == CONTENT
         sent = server.event("sent")
         assert sent.service == "tftp" and sent.level == "info"

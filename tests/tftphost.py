@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -34,9 +34,7 @@ Address = tuple[str, int]
 class Server:
     """The service, its events and its faults, while a `with` lasts."""
 
-    def __init__(
-        self, root: Path, settings: TftpSettings | None = None, loop: Callable[[], asyncio.AbstractEventLoop] = DirectLoop
-    ):
+    def __init__(self, root: Path, settings: TftpSettings | None = None):
         self.port = free_port()
         self.address: Address = ("127.0.0.1", self.port)
         self.events: list[Event] = []
@@ -51,7 +49,6 @@ class Server:
             downloads=[],
         )
         self.service = TftpService(cast(Context, self.context))
-        self._factory = loop
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -77,7 +74,7 @@ class Server:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(10)
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=self._factory) as runner, suppress(asyncio.CancelledError):
+        with asyncio.Runner(loop_factory=DirectLoop) as runner, suppress(asyncio.CancelledError):
             runner.run(self._serve())
 
     async def _serve(self) -> None:

@@ -63,12 +63,12 @@ class Content:
 class Chunk:
     """DATA packets first to last.  All but the last packet of the content are stride octets long."""
 
-    __slots__ = ("_blocks", "_held", "_singles", "first", "last", "packets", "used")
+    __slots__ = ("_blocks", "_held", "_windows", "first", "last", "packets", "used")
 
     def __init__(self, blocks: "Blocks", first: int, count: int, packets: bytearray) -> None:
         self.first, self.last, self.packets, self.used = first, first + count - 1, memoryview(packets), 0.0
         self._blocks, self._held = blocks, len(packets)
-        self._singles: list[Window] = []
+        self._windows: dict[tuple[int, int], list[Window]] = {}  # by windowsize, and how many blocks come before the first
         blocks.octets += len(packets)
 
     def __del__(self) -> None:
@@ -76,17 +76,18 @@ class Chunk:
 
     def windows(self, block: int, windowsize: int, stride: int) -> Iterator[Window]:
         """The whole windows from this block on."""
-        if windowsize > 1:
-            return self._cut(block, windowsize, stride)
-        if not self._singles:  # all who fetch in lockstep share them: making one costs as much as sending it should
-            self._singles = list(self._cut(self.first, 1, stride))
-            self._blocks.octets += len(self._singles) * WINDOW_OCTETS
-            self._held += len(self._singles) * WINDOW_OCTETS
-        return iter(self._singles[block - self.first :])
+        skipped, lead = divmod(block - self.first, windowsize)
+        windows = self._windows.get((windowsize, lead))
+        if windows is None:  # all who fetch alike share them: making one costs as much as sending it should
+            windows = self._windows[windowsize, lead] = list(self._cut(lead, windowsize, stride))
+            octets = len(windows) * WINDOW_OCTETS
+            self._blocks.octets += octets
+            self._held += octets
+        return iter(windows[skipped:])
 
-    def _cut(self, block: int, windowsize: int, stride: int) -> Iterator[Window]:
+    def _cut(self, lead: int, windowsize: int, stride: int) -> Iterator[Window]:
         step = windowsize * stride
-        for final in range(block + windowsize - 1, self.last + 1, windowsize):
+        for final in range(self.first + lead + windowsize - 1, self.last + 1, windowsize):
             end = (final + 1 - self.first) * stride
             yield acknowledgement(final), self.packets[end - step : end]
 

@@ -1,7 +1,7 @@
 """The daemon's event loop: asyncio's own, with a short way for sockets that get one small packet after the other.
 
-asyncio spends more on each event (a key, a handle, a context, a turn of the loop) than a TFTP block costs in all.  A direct
-reader is called from inside the wait for events, and the wait goes on when it says that it has left nothing for the loop to do.
+asyncio spends more on each event (a key, a handle, a context, a turn of the loop) than a TFTP block costs in all.  Dialogues and
+direct readers are served from inside the wait for events, and the wait goes on when they have left nothing for the loop to do.
 """
 
 import asyncio
@@ -9,62 +9,75 @@ import os
 import select
 import selectors
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 MOST_EVENTS = 128  # taken from the kernel at once
-
-
-class Clock:
-    """now: when the events that direct readers are being called for were noticed (loop.time())."""
-
-    __slots__ = ("now",)
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
+LONGEST_DATAGRAM = 400  # octets of one in a dialogue; what is beyond them is cut off
+LONG = 3600.0  # seconds: who waits without end looks up once in so many
 
 DirectReader = Callable[[], object]
 """Called when its socket is readable.  A true answer: it may have left callbacks or timers for the loop."""
 
 
+class Dialogue(Protocol):
+    """A connected socket whose peer says what was foreseen, and gets what lies ready: one receive, one comparison, one send.
+
+    A datagram that equals `awaited` is answered with the next of `following`, which also brings what is awaited then; `since` is
+    when that was (loop.time()).  All else goes to `heard`: another datagram, and the one that nothing follows.
+    """
+
+    awaited: bytes
+    following: Iterator[tuple[bytes, memoryview]]
+    since: float
+
+    def heard(self, datagram: bytes) -> object:
+        """As a DirectReader."""
+
+    def broken(self, error: OSError) -> object:
+        """The socket has told this.  As a DirectReader."""
+
+
 class DirectLoop(asyncio.SelectorEventLoop):
-    """asyncio's loop on epoll, with direct readers beside the ordinary ones."""
+    """asyncio's loop on epoll, with dialogues and direct readers beside the ordinary ones."""
 
     def __init__(self) -> None:
         self._waiter = DirectSelector()
         super().__init__(self._waiter)
         self._waiter.on_error = self.call_exception_handler
-        self.clock = self._waiter.clock
+
+    def add_dialogue(self, fd: int, dialogue: Dialogue) -> None:
+        """Let it answer what comes by fd."""
+        self._waiter.add(fd, dialogue=dialogue)
 
     def add_direct_reader(self, fd: int, reader: DirectReader) -> None:
         """Call reader whenever fd can be read."""
-        self._waiter.add(fd, reader)
+        self._waiter.add(fd, reader=reader)
 
     def remove_direct_reader(self, fd: int) -> None:
-        """Before fd is closed."""
+        """Or the dialogue.  Before fd is closed."""
         self._waiter.remove(fd)
 
 
 class DirectSelector(selectors.EpollSelector):
-    """selectors.EpollSelector whose `select` serves the direct readers itself and answers with the others."""
+    """selectors.EpollSelector whose `select` serves dialogues and direct readers itself and answers with the others."""
 
     def __init__(self) -> None:
         super().__init__()
         self.on_error: Callable[[dict[str, Any]], object] = lambda context: None
-        self.clock = Clock()
         self._epoll = select.epoll.fromfd(os.dup(self.fileno()))
-        self._direct: list[DirectReader | None] = []  # by descriptor
+        self._dialogues: list[Dialogue | None] = []  # by descriptor, as the readers
+        self._readers: list[DirectReader | None] = []
         self._ordinary: dict[int, selectors.SelectorKey] = {}
 
-    def add(self, fd: int, reader: DirectReader) -> None:
+    def add(self, fd: int, dialogue: Dialogue | None = None, reader: DirectReader | None = None) -> None:
         self._epoll.register(fd, select.EPOLLIN)
         self._make_place(fd)
-        self._direct[fd] = reader
+        self._dialogues[fd], self._readers[fd] = dialogue, reader
 
     def remove(self, fd: int) -> None:
-        if self._direct[fd]:
-            self._direct[fd] = None
+        if self._dialogues[fd] or self._readers[fd]:
+            self._dialogues[fd] = self._readers[fd] = None
             self._epoll.unregister(fd)
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
@@ -84,40 +97,55 @@ class DirectSelector(selectors.EpollSelector):
         return key
 
     def _make_place(self, fd: int) -> None:
-        self._direct += [None] * (fd + 1 - len(self._direct))
+        for by_descriptor in (self._dialogues, self._readers):
+            by_descriptor += [None] * (fd + 1 - len(by_descriptor))
 
     def close(self) -> None:
         self._epoll.close()
         super().close()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """As selectors.EpollSelector.select; an early [] when a direct reader has left something for the loop to do."""
-        poll, direct, ordinary, clock = self._epoll.poll, self._direct, self._ordinary, self.clock
-        wait = timeout if timeout is None or timeout > 0 else 0
-        end = time.monotonic() + wait if wait else 0.0
+        """As selectors.EpollSelector.select; an early [] when one of its own has left something for the loop to do."""
+        poll, read, write, monotonic = self._epoll.poll, os.read, os.write, time.monotonic
+        dialogues, readers, ordinary = self._dialogues, self._readers, self._ordinary
+        wait = LONG if timeout is None else max(timeout, 0)
+        end = monotonic() + wait
+        ready: list[tuple[selectors.SelectorKey, int]] = []
+        leave: object = False
         while True:
             events = poll(wait, MOST_EVENTS)
-            clock.now = time.monotonic()
-            ready: list[tuple[selectors.SelectorKey, int]] = []
-            leave = wait == 0 or not events
+            now = monotonic()
             for fd, mask in events:
-                reader = direct[fd]
-                if reader:
-                    try:
-                        if reader():
+                try:
+                    if dialogue := dialogues[fd]:
+                        # read and write of the system, not recv and send of a socket: their arguments are parsed without a tuple.
+                        try:
+                            datagram = read(fd, LONGEST_DATAGRAM)
+                            if datagram == dialogue.awaited and (step := next(dialogue.following, None)):
+                                dialogue.awaited, packets = step
+                                dialogue.since = now
+                                write(fd, packets)
+                                continue
+                        except BlockingIOError:  # a wake-up for nothing, or a full send buffer: that is lost, like on the wire
+                            continue
+                        except OSError as error:
                             leave = True
-                    except Exception as error:
-                        self.on_error({"message": "bug in a direct reader", "exception": error, "reader": reader})
-                        leave = True
-                elif key := ordinary.get(fd):
-                    interest = (mask & ~select.EPOLLIN and selectors.EVENT_WRITE) | (
-                        mask & ~select.EPOLLOUT and selectors.EVENT_READ
-                    )
-                    if interest := interest & key.events:
-                        ready.append((key, interest))
-            if ready or leave:
+                            dialogue.broken(error)
+                        else:
+                            leave = dialogue.heard(datagram) or leave
+                    elif reader := readers[fd]:
+                        leave = reader() or leave
+                    elif key := ordinary.get(fd):
+                        ready += _interest(key, mask)
+                except Exception as error:
+                    leave = True
+                    self.on_error({"message": "bug in a direct reader", "exception": error, "reader": dialogue or readers[fd]})
+            wait = end - now
+            if leave or ready or wait <= 0:
                 return ready
-            if wait is not None:
-                wait = end - clock.now
-                if wait <= 0:
-                    return []
+
+
+def _interest(key: selectors.SelectorKey, mask: int) -> list[tuple[selectors.SelectorKey, int]]:
+    """What of an event its owner wants to know."""
+    events = (mask & ~select.EPOLLIN and selectors.EVENT_WRITE) | (mask & ~select.EPOLLOUT and selectors.EVENT_READ)
+    return [(key, events & key.events)] if events & key.events else []

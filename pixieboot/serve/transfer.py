@@ -2,23 +2,20 @@
 
 import asyncio
 import logging
-import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
-from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pixieboot.errors import WireError
 from pixieboot.model import Arrival, Mac
 from pixieboot.serve.blocks import HEADER, Blocks, Chunk, Content, Window
 from pixieboot.serve.context import Download
-from pixieboot.serve.loop import Clock, DirectLoop, DirectReader
+from pixieboot.serve.loop import LONGEST_DATAGRAM, Dialogue, DirectLoop
 from pixieboot.tftp import ReadTransfer, Send
 from pixieboot.wire.tftp import Code, Error, ReadRequest, decode, encode
 
-LONGEST_PACKET = 400  # of a client in a transfer: ACKs, and errors of which the first sentence is enough
 IP_MTU_DISCOVER, IP_MTU, IP_PMTUDISC_DONT = 10, 14, 0  # linux/in.h
 SOL_UDP, UDP_SEGMENT = 17, 103  # linux/udp.h
 SEGMENTS, SEGMENTS_OCTETS = 64, 65000  # of one send with UDP GSO
@@ -45,11 +42,14 @@ class Host(Protocol):
 
 
 class Transfer:
-    """line: its own socket; None: everything goes through the port of requests (single_port)."""
+    """A Dialogue: while every ACK is the one that is awaited and the next window lies whole in a chunk, nothing is to be decided.
+
+    line: its own socket; None: everything goes through the port of requests (single_port).
+    """
 
     __slots__ = (
-        "_batch", "_began", "_catch_up", "_chunk", "_go_on", "_host", "_line", "_loop", "_mac", "_machine", "_request",
-        "_send_packets", "_started", "_stride", "_timer", "_trouble", "_wanted", "content", "local", "peer",
+        "_batch", "_began", "_chunk", "_host", "_line", "_loop", "_mac", "_machine", "_request", "_send_packets", "_started",
+        "_stride", "_timer", "_trouble", "_wanted", "awaited", "content", "following", "local", "peer", "since",
     )  # fmt: skip
 
     def __init__(
@@ -67,8 +67,8 @@ class Transfer:
         self._trouble = ""
         self._batch = 1  # blocks in one send
         self._timer: asyncio.TimerHandle | None = None
-        self._catch_up: Callable[[], None] = lambda: None
-        self._go_on: Callable[[Chunk], None] = lambda chunk: None
+        self.awaited, self.since = b"", 0.0
+        self.following: Iterator[Window] = iter(())
         self._send_packets: Callable[[Any], object] = self._send_from_port
         if line:
             self._send_packets = line.socket.send
@@ -91,17 +91,7 @@ class Transfer:
     def start(self) -> None:
         """Answer the request."""
         if self._line:
-            if isinstance(self._loop, DirectLoop):
-                self._line.listen(self._loop, self._reader(self._line.socket, self._loop.clock))
-            else:
-                clock = Clock()
-                readable = self._reader(self._line.socket, clock)
-
-                def ordinary() -> None:
-                    clock.now = monotonic()
-                    readable()
-
-                self._line.listen(self._loop, ordinary)
+            self._line.listen(self)
             if not self._host.flooded():
                 self._line.turn_strangers_away()
         self._carry_out(self._machine.start(self._began))
@@ -151,65 +141,36 @@ class Transfer:
         self._machine.lose(why)
         self._finish()
 
-    def _reader(self, sock: socket.socket, clock: Clock) -> DirectReader:
-        """What to call when the socket has a packet.
-
-        While every ACK is the one that is awaited and the next window lies whole in a chunk, nothing is to be decided: such a
-        packet costs one receive, one comparison and one send.  A closure: its variables are the quickest that Python has.
-        """
-        # read and write of the system, not recv and send of the socket: their arguments are parsed without a tuple.
-        fd, read, write, machine = sock.fileno(), os.read, os.write, self._machine
-        window = machine.terms.windowsize
-        following: Callable[[], Window] = iter(()).__next__
-        awaited, since = b"", 0.0
-
-        def readable() -> object:
-            nonlocal awaited, since
-            try:
-                datagram = read(fd, LONGEST_PACKET)
-                if datagram == awaited:
-                    awaited, packets = following()
-                    since = clock.now
-                    write(fd, packets)
-                    return None
-            except StopIteration:
-                pass
-            except BlockingIOError:  # a wake-up for nothing, or a full send buffer: that window is lost, like on the wire
-                return None
-            except OSError as error:
-                self._broken(error)
-                return True
-            return self.heard(datagram)
-
-        def catch_up() -> None:
-            nonlocal since
-            if since:
-                machine.resume(machine.sent + (int.from_bytes(awaited[2:]) - machine.sent & 0xFFFF), since)
-                since = 0.0
-
-        def runs(chunk: Chunk | None) -> Iterator[Iterator[Window]]:
-            while chunk:
-                yield chunk.windows(machine.sent + 1, window, self._stride)
-                catch_up()
-                if machine.sent < chunk.last or chunk.last == machine.last:
-                    return
-                chunk = self._find(machine.sent + 1, min(machine.sent + window, machine.last), clock.now)
-
-        def go_on(chunk: Chunk) -> None:
-            nonlocal awaited, following
-            awaited = machine.awaited
-            following = chain.from_iterable(runs(chunk if window <= self._batch else None)).__next__
-
-        self._catch_up, self._go_on = catch_up, go_on
-        return readable
-
-    def _broken(self, error: OSError) -> None:
+    def broken(self, error: OSError) -> None:
+        """What the socket has told: the client's port is closed, say."""
         if isinstance(error, ConnectionRefusedError):
             self._catch_up()
             self._machine.lose("the client's port is closed")
             self._finish()
         else:
             self._trouble = error.strerror or str(error)
+
+    def _catch_up(self) -> None:
+        """Tell the machine how far the dialogue came by itself."""
+        if self.since:
+            sent = self._machine.sent
+            self._machine.resume(sent + (int.from_bytes(self.awaited[2:]) - sent & 0xFFFF), self.since)
+            self.since = 0.0
+
+    def _go_on(self, chunk: Chunk) -> None:
+        """Let the dialogue go on by itself with what follows in this chunk and in those that can be had at once."""
+        self.awaited = self._machine.awaited
+        if self._machine.terms.windowsize <= self._batch:
+            self.following = chain.from_iterable(self._runs(chunk))
+
+    def _runs(self, chunk: Chunk | None) -> Iterator[Iterator[Window]]:
+        machine, window = self._machine, self._machine.terms.windowsize
+        while chunk:
+            yield chunk.windows(machine.sent + 1, window, self._stride)
+            self._catch_up()
+            if machine.sent < chunk.last or chunk.last == machine.last:
+                return
+            chunk = self._find(machine.sent + 1, min(machine.sent + window, machine.last), self._loop.time())
 
     def _carry_out(self, send: Send) -> None:
         machine = self._machine
@@ -306,6 +267,7 @@ class Transfer:
         if self._line:
             self._line.close()
         self._wanted = self._chunk = None
+        self.following = iter(())
         detail: dict[str, Any] = {"path": self._request.filename, "peer": self.peer[0]}
         if result.kind == "sent":
             if not self._started:
@@ -333,7 +295,7 @@ class Line:
     def __init__(self, arrival: Arrival, ports: list[int]) -> None:
         """ports: to be tried in this order; 0: any that is free.  Raises OSError."""
         self._stranger: socket.socket | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = cast(DirectLoop, asyncio.get_running_loop())
         self.socket = _udp()
         try:
             if ports == [0]:  # not shared when it is chosen, so that it is a fresh one
@@ -349,18 +311,17 @@ class Line:
             self.socket.close()
             raise
 
-    def listen(self, loop: asyncio.AbstractEventLoop, readable: DirectReader) -> None:
-        self._loop = loop
-        _watch(loop, self.socket, readable)
+    def listen(self, dialogue: Dialogue) -> None:
+        self._loop.add_dialogue(self.socket.fileno(), dialogue)
 
     def turn_strangers_away(self) -> None:
-        if self._stranger or not self._loop:
+        if self._stranger:
             return
         stranger = _udp()
         try:
             _share(stranger)
             stranger.bind(self.socket.getsockname())
-            _watch(self._loop, stranger, self._strange)
+            self._loop.add_direct_reader(stranger.fileno(), self._strange)
         except OSError:  # no more descriptors, say: the transfer matters more
             stranger.close()
         else:
@@ -377,16 +338,13 @@ class Line:
     def close(self) -> None:
         for sock in (self.socket, self._stranger):
             if sock:
-                if isinstance(self._loop, DirectLoop):
-                    self._loop.remove_direct_reader(sock.fileno())
-                elif self._loop:
-                    self._loop.remove_reader(sock.fileno())
+                self._loop.remove_direct_reader(sock.fileno())
                 sock.close()
 
     def _strange(self) -> None:
         with suppress(OSError, WireError):
             assert self._stranger
-            datagram, peer = self._stranger.recvfrom(LONGEST_PACKET)
+            datagram, peer = self._stranger.recvfrom(LONGEST_DATAGRAM)
             if not isinstance(decode(datagram), Error):
                 self._stranger.sendto(encode(Error(Code.UNKNOWN_TID, "this port serves another client")), peer)
 
@@ -405,13 +363,6 @@ def _udp() -> socket.socket:
 
 def _share(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-
-
-def _watch(loop: asyncio.AbstractEventLoop, sock: socket.socket, readable: DirectReader) -> None:
-    if isinstance(loop, DirectLoop):
-        loop.add_direct_reader(sock.fileno(), readable)
-    else:
-        loop.add_reader(sock.fileno(), readable)
 
 
 def _bind(sock: socket.socket, address: str, ports: list[int]) -> None:
