@@ -48,11 +48,11 @@ class DirectLoop(asyncio.SelectorEventLoop):
 
     def add_dialogue(self, fd: int, dialogue: Dialogue) -> None:
         """Let it answer what comes by fd."""
-        self._waiter.add(fd, dialogue=dialogue)
+        self._waiter.add_dialogue(fd, dialogue)
 
     def add_direct_reader(self, fd: int, reader: DirectReader) -> None:
         """Call reader whenever fd can be read."""
-        self._waiter.add(fd, reader=reader)
+        self._waiter.add_reader(fd, reader)
 
     def remove_direct_reader(self, fd: int) -> None:
         """Or the dialogue.  Before fd is closed."""
@@ -66,23 +66,24 @@ class DirectSelector(selectors.EpollSelector):
         super().__init__()
         self.on_error: Callable[[dict[str, Any]], object] = lambda context: None
         self._epoll = select.epoll.fromfd(os.dup(self.fileno()))
-        self._dialogues: list[Dialogue | None] = []  # by descriptor, as the readers
-        self._readers: list[DirectReader | None] = []
+        self._dialogues: dict[int, Dialogue] = {}  # by descriptor, as those below
+        self._readers: dict[int, DirectReader] = {}
         self._ordinary: dict[int, selectors.SelectorKey] = {}
 
-    def add(self, fd: int, dialogue: Dialogue | None = None, reader: DirectReader | None = None) -> None:
+    def add_dialogue(self, fd: int, dialogue: Dialogue) -> None:
         self._epoll.register(fd, select.EPOLLIN)
-        self._make_place(fd)
-        self._dialogues[fd], self._readers[fd] = dialogue, reader
+        self._dialogues[fd] = dialogue
+
+    def add_reader(self, fd: int, reader: DirectReader) -> None:
+        self._epoll.register(fd, select.EPOLLIN)
+        self._readers[fd] = reader
 
     def remove(self, fd: int) -> None:
-        if self._dialogues[fd] or self._readers[fd]:
-            self._dialogues[fd] = self._readers[fd] = None
+        if self._dialogues.pop(fd, None) or self._readers.pop(fd, None):
             self._epoll.unregister(fd)
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         key = super().register(fileobj, events, data)
-        self._make_place(key.fd)
         self._ordinary[key.fd] = key
         return key
 
@@ -96,10 +97,6 @@ class DirectSelector(selectors.EpollSelector):
         self._ordinary.pop(key.fd, None)
         return key
 
-    def _make_place(self, fd: int) -> None:
-        for by_descriptor in (self._dialogues, self._readers):
-            by_descriptor += [None] * (fd + 1 - len(by_descriptor))
-
     def close(self) -> None:
         self._epoll.close()
         super().close()
@@ -107,7 +104,7 @@ class DirectSelector(selectors.EpollSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """As selectors.EpollSelector.select; an early [] when one of its own has left something for the loop to do."""
         poll, read, write, monotonic = self._epoll.poll, os.read, os.write, time.monotonic
-        dialogues, readers, ordinary = self._dialogues, self._readers, self._ordinary
+        dialogue_of, reader_of, ordinary_of = self._dialogues.get, self._readers.get, self._ordinary.get
         wait = LONG if timeout is None else max(timeout, 0)
         end = monotonic() + wait
         ready: list[tuple[selectors.SelectorKey, int]] = []
@@ -117,7 +114,7 @@ class DirectSelector(selectors.EpollSelector):
             now = monotonic()
             for fd, mask in events:
                 try:
-                    if dialogue := dialogues[fd]:
+                    if dialogue := dialogue_of(fd):
                         # read and write of the system, not recv and send of a socket: their arguments are parsed without a tuple.
                         try:
                             datagram = read(fd, LONGEST_DATAGRAM)
@@ -133,13 +130,13 @@ class DirectSelector(selectors.EpollSelector):
                             dialogue.broken(error)
                         else:
                             leave = dialogue.heard(datagram) or leave
-                    elif reader := readers[fd]:
+                    elif reader := reader_of(fd):
                         leave = reader() or leave
-                    elif key := ordinary.get(fd):
+                    elif key := ordinary_of(fd):
                         ready += _interest(key, mask)
                 except Exception as error:
                     leave = True
-                    self.on_error({"message": "bug in a direct reader", "exception": error, "reader": dialogue or readers[fd]})
+                    self.on_error({"message": "bug in a direct reader", "exception": error, "reader": dialogue or reader_of(fd)})
             wait = end - now
             if leave or ready or wait <= 0:
                 return ready
