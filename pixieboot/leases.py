@@ -3,11 +3,10 @@
 An address has one record or none: offered, bound, declined (quarantined) or expired (free, but remembered for its earlier
 client).  Choice (RFC 2131 §4.3.1): the reservation; the client's current address; its earlier one; the one it asks for; one
 that nobody ever had; the one that is free for longest.  Nothing here scans a pool: addresses that were never used are counted
-off, those that came back wait in a queue; what runs out comes up from a heap, offers, which all last equally long, from a
-queue of their own.
+off, those that came back wait in a queue, and what runs out comes up from a heap.
 """
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
@@ -26,7 +25,6 @@ PROBE_LIFE = 600.0  # seconds that "nobody answers there" is believed
 ASKED_LIFE = 40.0  # seconds, at least, that a stranger which was offered nothing is remembered
 _ASKERS = 40_000
 _AT_ONCE = 100  # ends of leases that one message has to wait for
-_STALE_AT_ONCE = 2000  # ends of offers that were taken long ago
 _UNDOABLE = 8192  # bindings that a store may still fail to keep
 _BIND, _OFFER, _DECLINED, _EXPIRED = LeaseState.BOUND, LeaseState.OFFERED, LeaseState.DECLINED, LeaseState.EXPIRED
 
@@ -77,11 +75,10 @@ class Leases:
         self._held: dict[str, tuple[str, ...]] = {}  # client key -> its addresses, latest first
         self._heap: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}  # address -> its one valid entry in the heap
-        self._waiting: tuple[deque[Lease], deque[Lease]] = (deque(), deque())  # offers of OFFER_HOLD, of HURRIED_HOLD
         self._networks: dict[tuple[Pool, ...], _Pools] = {}
         self._latest = _Pools((), (), 0, frozenset(), iter(()))
         self._withheld: frozenset[str] = frozenset()
-        self._before: OrderedDict[str, tuple[Lease, list[Lease]]] = OrderedDict()  # what a binding replaced
+        self._before: OrderedDict[str, tuple[Lease, list[Lease]]] = OrderedDict()  # the bindings that a binding replaced
         self._probed: dict[str, float] = {}
         self._source: dict[str, bytes] = {}
         self._offers: Counter[bytes] = Counter()
@@ -163,7 +160,6 @@ class Leases:
         expires = now + (HURRIED_HOLD if hurried else OFFER_HOLD)
         lease = Lease(address, who.key, who.mac, _OFFER, expires, who.hostname, who.client_id)
         self._put(lease)
-        self._waiting[hurried].append(lease)
         if address != reserved:
             pools.offered.add(address)
         if who.source:
@@ -179,14 +175,17 @@ class Leases:
         if not self._free_for(address, who, reserved):
             holder = self._records[address]
             return f"{address} is {holder.state.value} to {holder.client or holder.mac}"
-        replaced = [record] if (record := self._records.get(address)) else []
+        record = self._records.get(address)
+        replaced = [record] if record and record.state is _BIND else []
         lease = Lease(address, who.key, who.mac, _BIND, now + seconds, who.hostname, who.client_id)
         for other in self._held.get(who.key, ()):
             if other != address and inside(other, site.subnet):
                 record = self._records[other]
-                if record.state is _BIND or record.state is _OFFER:
+                if record.state is _BIND:
                     replaced.append(record)
-                    self._expire(other, now, used=record.state is _BIND)
+                    self._expire(other, now, used=True)
+                elif record.state is _OFFER:
+                    self._expire(other, now, used=False)
         self._put(lease)
         self._before.pop(address, None)
         self._before[address] = (lease, replaced)
@@ -203,7 +202,7 @@ class Leases:
         self._expire(lease.address, self._time, used=False)
         for before in replaced:
             now = self._records[before.address]
-            if before.state is _BIND and now.state is _EXPIRED and now.client in (before.client, lease.client):
+            if now.state is _EXPIRED and now.client in (before.client, lease.client):
                 self._put(before)
 
     def drop_offer(self, key: str, subnet: IPv4Network, now: float) -> None:
@@ -340,9 +339,8 @@ class Leases:
             return
         if old is None or old.state is _EXPIRED:
             self._take(address)
-        if lease.state is _OFFER:
-            return
-        self._probed.pop(address, None)
+        if lease.state is not _OFFER:
+            self._probed.pop(address, None)
         due = self._due.get(address)
         if due is None or lease.expires < due:  # a later end is found out when the earlier entry comes up
             self._due[address] = lease.expires
@@ -405,12 +403,7 @@ class Leases:
         else:
             self._time += min(max(now - self._seen, 0.0), 3600.0)
         self._seen = now
-        offers, hurried = self._waiting
-        if (
-            (offers and offers[0].expires <= self._time)
-            or (hurried and hurried[0].expires <= self._time)
-            or (self._heap and self._heap[0][0] <= self._time)
-        ):
+        if self._heap and self._heap[0][0] <= self._time:
             self._end()
         return self._time
 
@@ -419,35 +412,25 @@ class Leases:
 
         False if there was nothing to do.  What is left follows with the next message, or when no other address is free.
         """
-        ended = looked = 0
-        for queue in self._waiting:
-            for _ in range(min(len(queue), _STALE_AT_ONCE)):
-                if queue[0].expires > self._time or ended >= _AT_ONCE:
-                    break
-                offer = queue.popleft()
-                looked += 1
-                if self._records.get(offer.address) is offer:
-                    self._expire(offer.address, self._time, used=False)
-                    ended += 1
-        while self._heap and self._heap[0][0] <= self._time and ended < _AT_ONCE:
+        looked = 0
+        while self._heap and self._heap[0][0] <= self._time and looked < _AT_ONCE:
             due, address = heappop(self._heap)
             looked += 1
             if self._due.get(address) != due:
                 continue
             del self._due[address]
             record = self._records[address]
-            if record.state is _EXPIRED or record.state is _OFFER:
+            if record.state is _EXPIRED:
                 continue
-            ended += 1
             if record.expires > self._time:
                 self._due[address] = record.expires
                 heappush(self._heap, (record.expires, address))
-            elif record.state is _BIND:
-                self._expire(address, self._time, used=True)
-            else:
+            elif record.state is _DECLINED:
                 self._forget(record)
                 del self._records[address]
                 self._queue(address)
+            else:
+                self._expire(address, self._time, used=record.state is _BIND)
         return looked > 0
 
     def _believed(self, address: str, now: float) -> bool:

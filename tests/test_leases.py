@@ -1,5 +1,6 @@
 """Bindings: who gets which address, for how long, and what happens when things go wrong.  Each rule by its RFC."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
@@ -183,9 +184,10 @@ def test_a_client_holds_one_address_on_each_network() -> None:
     assert offered(leases, ANNA) == here
 
 
-def test_a_new_address_frees_the_old_one() -> None:
+@pytest.mark.parametrize("hold", [dora, offered])
+def test_a_new_address_frees_the_old_one(hold: Callable[[Leases, Holder], str]) -> None:
     leases = Leases()
-    old = dora(leases, ANNA)
+    old = hold(leases, ANNA)
     bound(leases, ANNA, "10.0.0.102")
     assert [lease.state for lease in leases.all() if lease.address == old] == [LeaseState.EXPIRED]
 
@@ -379,15 +381,22 @@ def test_rfc2131_3_1_4_an_offer_not_taken_is_the_next_to_be_offered() -> None:
     assert offered(leases, EMIL, now=NOW + 2) == address
 
 
-def test_an_offer_not_taken_comes_before_what_was_used_earlier() -> None:
+ENDS: dict[str, Callable[[Leases], None]] = {
+    "dropped": lambda leases: leases.drop_offer(BERT.key, SITE.subnet, NOW + 4),
+    "run out": lambda leases: None,
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_an_offer_not_taken_comes_before_what_was_used_earlier(end: Callable[[Leases], None]) -> None:
     leases = Leases()
     held = {who.key: dora(leases, who) for who in (ANNA, BERT, CARL, DORA)}
     leases.release(ANNA, held[ANNA.key], NOW + 1)
     leases.release(BERT, held[BERT.key], NOW + 2)
     address = offered(leases, BERT, now=NOW + 3)
     assert address == held[BERT.key]
-    leases.drop_offer(BERT.key, SITE.subnet, NOW + 4)
-    assert offered(leases, EMIL, now=NOW + 5) == address
+    end(leases)
+    assert offered(leases, EMIL, now=NOW + OFFER_HOLD + 4) == address
 
 
 def test_a_binding_is_not_dropped_with_an_offer() -> None:
@@ -421,11 +430,12 @@ def test_a_renewed_lease_lasts_longer() -> None:
 
 def test_a_lease_made_shorter_ends_sooner() -> None:
     leases = Leases()
-    address = dora(leases, ANNA)
+    address = bound(leases, ANNA, "10.0.0.100").address
     leases.bind(ANNA, SITE, None, address, 60, NOW)
     assert offered(leases, BERT, wanted=address, now=NOW + 61) == address
     bound(leases, BERT, address, now=NOW + 62)
     assert offered(leases, CARL, wanted=address, now=NOW + HOUR + 1) != address
+    assert offered(leases, DORA, wanted=address, now=NOW + HOUR + 63) == address
 
 
 def test_nobody_binds_what_another_holds() -> None:
