@@ -281,6 +281,11 @@ class Image:
     own_initrd: bool
 
     @property
+    def over_http(self) -> bool:
+        """Is any of its files to be had by HTTP alone?"""
+        return any(_URL.match(url) for url in (self.kernel, *(initrd.url for initrd in self.initrds)))
+
+    @property
     def ipxe_args(self) -> tuple[str, ...]:
         """UEFI kernels find an initrd by its name only."""
         return self.args if self.own_initrd else (*(f"initrd={initrd.name}" for initrd in self.initrds), *self.args)

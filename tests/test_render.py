@@ -236,7 +236,8 @@ def test_grub_that_came_by_tftp_needs_no_http() -> None:
     assert "  linux /assets/flatcar/vmlinuz flatcar.first_boot=1 'ignition.config.url=http://192.168.77.1:8080/ignition?" in script
     assert "  initrd /assets/flatcar/a.cpio.gz\n" in script
     assert "insmod" not in script
-    assert "insmod http\n" in boot(replace(FLATCAR, kernel="http://elsewhere.example/vmlinuz"), renderer=near)
+    for changed in ({"kernel": "http://elsewhere.example/vmlinuz"}, {"initrd": ("http://elsewhere.example/initrd.gz",)}):
+        assert "insmod http\n" in boot(replace(FLATCAR, **changed), renderer=near)
     assert "  chainloader /52-54-00-12-34-56/ipxe.efi\n" in boot(RAW, renderer=near)
     assert "insmod http" not in boot(INVENTORY.profiles["menu"], renderer=near)
 

@@ -20,6 +20,7 @@ X64 = {"arch": "x64-efi", "loader": "firmware"}
 IPXE = {"arch": "x64-efi", "loader": "ipxe"}
 FLATCAR = Profile("flatcar", kernel="vmlinuz", initrd=("initrd.gz",), documents={"ignition": "worker.ign.j2"})
 ONCE = Assignment(machine=Machine("web1", boot="once"), profile=Profile("flatcar", kernel="vmlinuz", initrd=("initrd.gz",)))
+CACHED = Profile("mirrored", kernel="http://mirror.example/vmlinuz", initrd=("http://mirror.example/initrd.gz",), cache="once")
 DISK = event(0, "http script", path="/ipxe", profile="local", why="it boots from its local disk (boot: local)", status=200)
 
 
@@ -260,6 +261,18 @@ STORIES: Mapping[str, tuple[str, list[Event], float, Assignment]] = {
         Assignment(),
     ),
     "GRUB asks the router": ("grub-asks-router", [offered(0, SHIM), sent(2, SHIM), sent(4, "m/grubx64.efi")], 60, Assignment()),
+    "GRUB cannot fetch what another server has": (
+        "loader-without-http",
+        [offered(0, SHIM), sent(2, SHIM), sent(4, "m/grubx64.efi"), sent(5, "grub/grub.cfg")],
+        60,
+        Assignment(profile=CACHED),
+    ),
+    "PXELINUX cannot either": (
+        "loader-without-http",
+        [offered(0, "m/pxelinux.0", "x86-bios"), sent(2, "m/pxelinux.0"), sent(3, "pxelinux.cfg/01-52"), sent(4, "assets/vmlinuz")],
+        60,
+        Assignment(profile=replace(CACHED, kernel="vmlinuz")),
+    ),
     "PXELINUX finds no configuration": (
         "loader-config-missing",
         [

@@ -178,9 +178,9 @@ def test_the_registry_of_another_program_is_left_alone(served: Served, tmp_path:
 @pytest.fixture
 def disk() -> Iterator[Path]:
     """A disk of one megabyte, of which `served` keeps its state."""
-    place = Path(tempfile.mkdtemp(prefix="pxb-disk-"))
     if os.geteuid():
         pytest.skip("only root mounts a disk")
+    place = Path(tempfile.mkdtemp(prefix="pxb-disk-"))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "pxb-disk", place], check=True)
     yield place
     subprocess.run(["umount", "-l", place], check=True)

@@ -83,6 +83,7 @@ RULES: tuple[Rule, ...] = (
     loader.second_stage_missing,
     loader.modules_missing,
     loader.config_missing,
+    loader.http_lacking,
     loader.grub_lost,
     loader.loader_loop,
     loader.ipxe_without_script,

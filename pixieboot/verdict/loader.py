@@ -90,6 +90,24 @@ def config_missing(f: Facts) -> Verdict | None:
     return None
 
 
+def http_lacking(f: Facts) -> Verdict | None:
+    """GRUB or PXELINUX got its configuration by TFTP, and of its profile's files none is asked for: they are fetched by HTTP."""
+    configs = [e for e in f.transfers if e.kind == "sent" and ("grub.cfg" in path_of(e) or "pxelinux.cfg/" in path_of(e))]
+    profile = f.assignment.profile
+    named = (profile.kernel, *profile.initrd) if profile and profile.cache else ()
+    urls = [path for path in named if path and "://" in path]
+    if not configs or not urls or f.files or f.scripts or not f.quiet(configs[-1], TRANSFER_PATIENCE):
+        return None
+    name = "PXELINUX" if "pxelinux" in path_of(configs[-1]) else "GRUB"
+    return Verdict(
+        "loader-without-http",
+        "failed",
+        f"{name} has its configuration and never asked for {base(urls[0])}, which comes from another server by way of HTTP alone.",
+        "Debian's signed GRUB and pxelinux.0 have no HTTP: put the files below assets, from where they go by TFTP, or boot by iPXE "
+        "(or lpxelinux.0).",
+    )
+
+
 def modules_missing(f: Facts) -> Verdict | None:
     lacking = next((e for e in f.transfers if e.kind == "missing" and path_of(e).endswith((".c32", ".mod"))), None)
     if lacking is None or any(base(path_of(e)) == base(path_of(lacking)) and e.kind == "sent" for e in f.transfers):
