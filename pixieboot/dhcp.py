@@ -20,7 +20,6 @@ from pixieboot.model import (
     LeaseState,
     LoadNBP,
     LocalDisk,
-    Mac,
     Network,
     Silence,
     Site,
@@ -56,11 +55,11 @@ _NO_BOOT_OPTIONS_OF_NETWORK = frozenset((43, 60, 66, 67))  # for all clients of 
 
 @dataclass(slots=True)
 class Destination:
-    """Where a reply goes.  mac set: to it at layer 2, for nothing else reaches a client without an address; else broadcast."""
+    """Where a reply goes.  chaddr set: to that card at layer 2, for nothing else reaches a client without an address."""
 
     address: str
     port: int
-    mac: Mac | None = None
+    chaddr: bytes = b""
 
 
 @dataclass(slots=True)
@@ -447,7 +446,7 @@ class _Server:
         _finish(reply, message, kind, site, data)
         return Reply(
             reply,
-            _destination(message, client, address),
+            _destination(message, address),
             event,
             step,
             why,
@@ -478,7 +477,7 @@ def client_key(chaddr: bytes, htype: int, client_id: bytes, network: Network) ->
     return f"id:{client_id.hex()}"
 
 
-def _destination(message: Message, client: Client, address: str) -> Destination:
+def _destination(message: Message, address: str) -> Destination:
     """Where an OFFER or ACK goes (RFC 2131 §4.1).
 
     giaddr set: the relay, port 67.  ciaddr set: unicast to it.  Broadcast flag, or no Ethernet: broadcast.  Otherwise
@@ -490,7 +489,7 @@ def _destination(message: Message, client: Client, address: str) -> Destination:
         return Destination(message.ciaddr, CLIENT_PORT)
     if message.flags & wire.BROADCAST_FLAG or (message.htype, message.hlen) != _ETHERNET:
         return Destination(BROADCAST, CLIENT_PORT)
-    return Destination(address, CLIENT_PORT, client.mac)
+    return Destination(address, CLIENT_PORT, message.chaddr)
 
 
 @lru_cache(1024)

@@ -4,7 +4,7 @@ import json
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TextIO
@@ -97,7 +97,7 @@ class Journal:
 
         return forget
 
-    def timeline(self, mac: Mac) -> Iterable[Event]:
+    def timeline(self, mac: Mac) -> Sequence[Event]:
         """The machine's latest facts, oldest first."""
         return tuple(self._timelines.get(mac, ()))
 

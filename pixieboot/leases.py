@@ -112,8 +112,11 @@ class Leases:
 
     def awaits(self, key: str, request: bool) -> bool:
         """Does this client hold an address; or was it offered one, and this is its REQUEST?"""
-        states = (self._records[address].state for address in self._held.get(key, ()))
-        return any(state is _BIND or (request and state is _OFFER) for state in states)
+        for address in self._held.get(key, ()):
+            state = self._records[address].state
+            if state is _BIND or (request and state is _OFFER):
+                return True
+        return False
 
     def obtainable(self, who: Holder, site: Site, reserved: str) -> bool:
         """Could this client have its reservation now?"""

@@ -6,7 +6,7 @@ client-id (RFC 6842), GUID, and the MAC's directory before the boot program are 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
@@ -60,28 +60,39 @@ class Form:
     blanks: _Pick  # in their order, out of (xid, yiaddr, chaddr, dashed, client_id, guid)
     path: tuple[str, str, str] | None  # which detail names the boot program, and what stands before and behind the MAC there
 
-    def claim(self, own: Own, mac: Mac, leases: Leases, now: float) -> Lease | str | None:
-        """Offer or bind an address to this client, as was done for the one before; or why not.  None: there is nothing to lease."""
-        deed = self.reply.deed
-        if deed is None:
+    def holder(self, own: Own, mac: Mac) -> Holder | None:
+        """Who asks for an address here; None: there is none to lease."""
+        if self.reply.deed is None:
             return None
-        site = self.site
-        key = client_key(own.chaddr, 1, own.client_id, site.network) or mac
-        hostname = said(own.hostname) if own.hostname else ""
-        who = Holder(key, mac, own.client_id, hostname, deed.who.source)
-        wanted = dotted(own.wanted) if len(own.wanted) == 4 else ""  # as Message.address
+        key = client_key(own.chaddr, 1, own.client_id, self.site.network) or mac
+        return Holder(key, mac, own.client_id, said(own.hostname) if own.hostname else "", self.reply.deed.who.source)
+
+    def claim(self, own: Own, who: Holder, leases: Leases, now: float) -> Lease | str:
+        """Offer or bind an address to this client, as was done for the one before; or why not."""
+        deed, wanted = self.reply.deed, dotted(own.wanted) if len(own.wanted) == 4 else ""  # as Message.address
+        assert deed is not None, "where there is a holder"
         if deed.selecting:
-            return leases.bind(who, site, None, wanted, deed.seconds, now)
-        return leases.offer(who, site, None, wanted, now)
+            return leases.bind(who, self.site, None, wanted, deed.seconds, now)
+        return leases.offer(who, self.site, None, wanted, now)
+
+    def told(self, own: Own, who: Holder, address: str) -> Reply:
+        """The reply that this client would have had without a form, for `repeat`."""
+        assert self.reply.deed is not None, "where there is a holder"
+        return replace(
+            self.reply,
+            message=replace(self.reply.message, yiaddr=address),
+            destination=self.destination(address, own.chaddr),
+            deed=replace(self.reply.deed, who=who, wanted=dotted(own.wanted) if len(own.wanted) == 4 else ""),
+        )
 
     def datagram(self, own: Own, address: str, dashed: str) -> bytes:
         """The answer for this client."""
         return self.image % self.blanks((own.xid, packed(address), own.chaddr, dashed.encode(), own.client_id, own.guid))
 
-    def destination(self, address: str, mac: Mac) -> Destination:
+    def destination(self, address: str, chaddr: bytes) -> Destination:
         """Where it goes."""
         to = self.reply.destination
-        return to if to.mac is None else Destination(address, to.port, mac)
+        return Destination(address, to.port, chaddr) if to.chaddr else to
 
     def detail(self, address: str, dashed: str) -> dict[str, Any]:
         """What the journal says of it."""

@@ -483,8 +483,8 @@ def test_rfc6842_client_id_is_echoed_in_every_reply() -> None:
 
 
 def test_rfc2131_4_1_unicast_at_layer_2_without_arp() -> None:
-    assert Lan().reply(a_message(DISCOVER)).destination == Destination("10.77.0.100", 68, MAC)
-    assert Lan().dora().destination == Destination("10.77.0.100", 68, MAC)
+    assert Lan().reply(a_message(DISCOVER)).destination == Destination("10.77.0.100", 68, MAC.octets)
+    assert Lan().dora().destination == Destination("10.77.0.100", 68, MAC.octets)
 
 
 def test_rfc2131_4_1_broadcast_flag() -> None:
@@ -998,7 +998,7 @@ def test_golden_answers_to_captures(name: str, golden: Callable[[str, str], None
             text.append(f"## {mode}: {asked}\n{pcap.show(message)}\n")
             if isinstance(answer, Reply):
                 to = answer.destination
-                at = f" at {to.mac}" if to.mac else ""
+                at = f" at {Mac.of(to.chaddr)}" if to.chaddr else ""
                 length = len(encode(answer.message, answer.limit))
                 text.append(
                     f"=> {answer.kind} to {to.address}:{to.port}{at}, {length} octets: {answer.why}\n{pcap.show(answer.message)}\n"

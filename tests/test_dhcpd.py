@@ -26,6 +26,7 @@ from pixieboot.serve.dhcpd import DhcpService
 from pixieboot.serve.links import Link, Sites, read_links
 from pixieboot.serve.ports import others
 from pixieboot.serve.udp import UdpPort
+from pixieboot.wire.dhcp import encode
 from tests import upstreamhost
 from tests.netns import Host, Switch
 from tests.netns import Network as Cables
@@ -520,6 +521,29 @@ def test_strangers_of_one_kind_are_answered_each_for_itself(host: Host, client: 
         store = StateStore.open(tmp_path / "state.db")
         assert {lease.address for lease in store.leases()} == set(given.values())
         store.close()
+
+    asyncio.run(work())
+
+
+def test_a_stranger_that_comes_back_is_answered_from_memory(host: Host, client: Client, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(host, tmp_path, SERVER) as served:
+
+            async def lease(number: int) -> tuple[bytes, bytes]:
+                who, options = mac(number), stranger(number)
+                (offer,) = await served.ask(client, DISCOVER, options, who)
+                chosen = {50: bytes(map(int, offer.message.yiaddr.split("."))), 54: offer.message.options[54]}
+                (ack,) = await served.ask(client, REQUEST, {**options, **chosen}, who)
+                return encode(replace(offer.message, xid=0)), encode(replace(ack.message, xid=0))
+
+            def remembered(number: int) -> list[str]:
+                return [told.reply.kind for told in served.service._memo._held.values() if told.client.mac == Mac.of(mac(number))]
+
+            for number in range(0x920, 0x923):
+                first = await lease(number)
+            assert not remembered(0x922), "it went by a form, and may never come back"
+            assert await lease(0x922) == first and remembered(0x922) == ["offered", "acked"]
+            assert await lease(0x922) == first
 
     asyncio.run(work())
 

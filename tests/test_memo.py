@@ -103,14 +103,17 @@ def test_a_form_says_to_the_next_stranger_what_respond_would(
                 assert by_form.learn(message) == expected
                 continue
             form, own, mac = by_form.form(message)
-            lease = form.claim(own, mac, by_form.leases, NOW)
+            who = form.holder(own, mac)
+            lease = form.claim(own, who, by_form.leases, NOW) if who else None
             assert not isinstance(lease, str)
             address = lease.address if lease else "0.0.0.0"
             assert form.datagram(own, address, mac.dashed) == expected
-            assert form.destination(address, mac) == reply.destination
+            assert form.destination(address, own.chaddr) == reply.destination
             assert form.detail(address, mac.dashed) == reply.detail(client)
             assert list(form.detail(address, mac.dashed)) == list(reply.detail(client))
-            if mode == "server":
+            if who:
+                told = form.told(own, who, address)
+                assert (told.deed, told.destination, told.message.yiaddr) == (reply.deed, reply.destination, address)
                 assert by_form.leases.at(address) == plain.leases.at(address) == lease
                 assert (reply.lease or lease) == lease
     assert by_form.leases.all() == plain.leases.all()
@@ -157,7 +160,9 @@ def test_an_address_that_cannot_be_had_is_said_by_the_form_too() -> None:
     for number in (1, 2):
         shop.learn(asked(REQUEST, {**BIOS, 50: aton(f"10.77.0.{99 + number}"), 54: aton(OURS)}, number))
     form, own, mac = shop.form(asked(REQUEST, {**BIOS, 50: aton("10.77.0.100"), 54: aton(OURS)}, 3))
-    assert "10.77.0.100 is bound to" in str(form.claim(own, mac, shop.leases, NOW))
+    who = form.holder(own, mac)
+    assert who
+    assert "10.77.0.100 is bound to" in str(form.claim(own, who, shop.leases, NOW))
 
 
 @given(st.binary(min_size=6, max_size=6), st.binary(min_size=17, max_size=17), st.integers(0, 2**32 - 1))
@@ -214,6 +219,8 @@ def test_a_lease_by_form_is_a_lease() -> None:
     for number in (1, 2):
         shop.learn(asked(DISCOVER, BIOS, number))
     form, own, mac = shop.form(asked(DISCOVER, BIOS, 3))
-    lease = form.claim(own, mac, shop.leases, NOW)
+    who = form.holder(own, mac)
+    assert who
+    lease = form.claim(own, who, shop.leases, NOW)
     assert isinstance(lease, Lease) and lease.client == mac
     assert decode(form.datagram(own, lease.address, mac.dashed)).yiaddr == lease.address == "10.77.0.102"

@@ -16,8 +16,9 @@ from typing import Any
 from pixieboot.dhcp import Destination, Noted, Reply, client_of, repeat, respond, selector
 from pixieboot.errors import OperatorError, WireError
 from pixieboot.inventory import Inventory
+from pixieboot.leases import Holder
 from pixieboot.memo import Form, Memo, Own, Remembered, form_of
-from pixieboot.model import NO_ADDRESS, NO_MAC, Arrival, Client, Event, Lease, Loader, LoadNBP, Mac, Site
+from pixieboot.model import NO_ADDRESS, NO_MAC, Arrival, Client, Event, Lease, Loader, Mac, Site
 from pixieboot.policy import LOOP_LIMIT
 from pixieboot.pxe import RASPBERRY_PI_OUIS, STYLES, Styles, uuid_in
 from pixieboot.registry.sqlite import StoreError
@@ -63,12 +64,11 @@ class _Told(Remembered):
 
 @dataclass(slots=True)
 class _Boot:
-    """What one client was told, while it boots."""
+    """How far one client has come, while it boots."""
 
-    nbp: str = ""
     style: str = ""
     tried: int = 0  # styles that led nowhere
-    loads: int = 0  # of the same NBP, without its script being asked for
+    loads: int = 0  # of its NBP, without its script being asked for
     since: float = 0.0
 
 
@@ -248,17 +248,23 @@ class DhcpService:
         mac, uuid = Mac.of(own.chaddr), uuid_in(own.guid)
         if not self._is_stranger(mac, uuid, own.guid) or int.from_bytes(own.xid, "big") in self.neighbours.probing:
             return False
-        lease = form.claim(own, mac, context.leases, now)
-        if isinstance(lease, str):
-            if form.reply.kind == "acked":
-                return False
-            self._ignore(mac, lease, now)
-            return True
+        who, asks_again = form.holder(own, mac), True
+        lease: Lease | None = None
+        if who is not None:
+            asks_again = context.leases.awaits(who.key, request=False)
+            claimed = form.claim(own, who, context.leases, now)
+            if isinstance(claimed, str):
+                if form.reply.kind == "acked":
+                    return False
+                self._ignore(mac, claimed, now)
+                return True
+            lease = claimed
         self._see(mac, uuid, form.client, now)
+        tell = partial(self._tell_stranger, form, own, mac, uuid, who, lease, facts if asks_again else None, datagram, now)
         if lease is not None and form.reply.kind == "acked":
-            self._keep(lease, mac, partial(self._tell_stranger, form, own, mac, uuid, lease, facts, datagram, now))
+            self._keep(lease, mac, tell)
         else:
-            self._tell_stranger(form, own, mac, uuid, lease, facts, datagram, now)
+            tell()
         return True
 
     def _is_stranger(self, mac: Mac, uuid: str | None, guid: bytes) -> bool:
@@ -290,8 +296,6 @@ class DhcpService:
         """Send, note, remember, and see that what was offered is free."""
         port, now = question.arrival.port, question.arrival.now
         framed = self._send(reply.destination, reply.delay, encoded, port, link, site.address)
-        if port == SERVER_PORT:
-            self._follow(client.mac, reply, client, now)
         service, kind = ("pxe", "acked") if reply.kind == "pxe acked" else ("dhcp", reply.kind)
         event = Event(now, client.mac, service, kind, _with_secs(reply.detail(client), question.datagram[8:10]))
         self._context.journal.record(event)
@@ -306,25 +310,26 @@ class DhcpService:
         own: Own,
         mac: Mac,
         uuid: str | None,
+        who: Holder | None,
         lease: Lease | None,
-        facts: tuple[object, ...],
+        facts: tuple[object, ...] | None,
         datagram: bytes,
         now: float,
     ) -> None:
-        """As _tell, by a form."""
+        """As _tell, by a form.  facts: those that the answer is remembered with; None: this client will not ask the same again."""
         context, reply, site = self._context, form.reply, form.site
         address, dashed = lease.address if lease else NO_ADDRESS, mac.dashed
         encoded = form.datagram(own, address, dashed)
-        framed = self._send(form.destination(address, mac), 0.0, encoded, SERVER_PORT, form.link, site.address)
-        self._follow(mac, reply, form.client, now)
+        framed = self._send(form.destination(address, own.chaddr), 0.0, encoded, SERVER_PORT, form.link, site.address)
         event = Event(now, mac, "dhcp", reply.kind, _with_secs(form.detail(address, dashed), own.secs))
         context.journal.record(event)
         if reply.style and reply.kind == "offered" and (follower := self._styles.asked(mac, reply.style, now)):
             self._change_style(replace(form.client, mac=mac, uuid=uuid), reply.style, follower, event.detail, now)
-        if lease is None:  # so that the next time costs even less
+        if facts:
+            told = form.told(own, who, address) if who else reply
             client = replace(form.client, mac=mac, uuid=uuid)
-            self._memo.keep(datagram, _Told(facts, client, reply, encoded, form.link, site, framed, event, now))
-        elif reply.kind == "offered" and site.network.probe:
+            self._memo.keep(datagram, _Told(facts, client, told, encoded, form.link, site, framed, event, now))
+        if lease and reply.kind == "offered" and site.network.probe:
             probe = lease.address if context.leases.fresh(lease.address, now) else ""
             self._look_for_conflicts(reply.kind, probe, site)
 
@@ -387,7 +392,7 @@ class DhcpService:
             except OSError:
                 pass
         # To a card without an address it cannot be done otherwise: RFC 2131 §4.1 allows the broadcast instead.
-        address = to.address if to.mac is None else EVERYBODY
+        address = EVERYBODY if to.chaddr else to.address
         try:
             self._ports[port].send(encoded, (address, to.port), link, source)
         except OSError as error:
@@ -398,13 +403,12 @@ class DhcpService:
 
         The kernel could broadcast too, but hears itself then, and needs twice as long.
         """
-        if to.mac is None and to.address != EVERYBODY:
+        if not to.chaddr and to.address != EVERYBODY:
             return None
         interface = self._context.sites.link(link)
         if interface is None or interface.type != ETHERNET:
             return None
-        card = BROADCAST_MAC if to.mac is None else to.mac.octets
-        return interface, udp_frame(card, interface.mac, source, port, to.address, to.port, encoded)
+        return interface, udp_frame(to.chaddr or BROADCAST_MAC, interface.mac, source, port, to.address, to.port, encoded)
 
     # ------------------------------------------------------------------ what follows from an answer
 
@@ -412,11 +416,6 @@ class DhcpService:
         """Note a machine that boots over the network, described or not.  kind: itself, or one like it."""
         if kind.arch or kind.loader is not Loader.FIRMWARE:
             self._context.store.see(mac, uuid, kind.arch.value if kind.arch else None, kind.vendor_class, now)
-
-    def _follow(self, mac: Mac, reply: Reply, kind: Client, now: float) -> None:
-        """What a firmware was told to load: transfers and scripts will show whether it does."""
-        if kind.loader is Loader.FIRMWARE and isinstance(reply.step, LoadNBP):
-            self._boot_of(mac, now).nbp = reply.step.path.rpartition("/")[2]
 
     def _watch_style(self, reply: Reply, client: Client, detail: Mapping[str, Any], now: float) -> None:
         """Does the client understand how it was told its boot file?"""
@@ -456,19 +455,25 @@ class DhcpService:
         if mac is None:
             return
         self._styles.progressed(mac)
-        boot = self._boots.get(mac)
-        if boot is None:
-            return
         if event.kind == "script":
-            boot.loads = 0
-        elif event.kind == "sent" and boot.nbp and str(event.detail.get("path", "")).endswith(boot.nbp):
+            if mac in self._boots:
+                self._boots[mac].loads = 0
+        elif event.kind == "sent" and (nbp := self._nbp_of(mac)) and str(event.detail.get("path", "")).endswith(nbp):
+            boot = self._boot_of(mac, event.at)
             if boot.style:
                 why = f"the boot program was fetched: style {boot.style} stays"
                 self._record(mac, "style works", {"style": boot.style, "why": why}, at=event.at)
                 boot.style, boot.tried = "", 0
-            self._count_load(mac, boot, event.at)
+            self._count_load(mac, nbp, boot, event.at)
 
-    def _count_load(self, mac: Mac, boot: _Boot, now: float) -> None:
+    def _nbp_of(self, mac: Mac) -> str:
+        """The boot program that this client's firmware was told last to load, without its directory; "" if it was told none."""
+        for event in reversed(self._context.journal.timeline(mac)):
+            if event.detail.get("loader") == Loader.FIRMWARE.value and (path := event.detail.get("nbp") or event.detail.get("url")):
+                return str(path).rpartition("/")[2]
+        return ""
+
+    def _count_load(self, mac: Mac, nbp: str, boot: _Boot, now: float) -> None:
         """The same program again and again, and never its script: after three the other one is offered (ipxe #908, #913, #922)."""
         if now - boot.since > LOOP_SECONDS:
             boot.loads, boot.since = 0, now
@@ -482,8 +487,8 @@ class DhcpService:
         state = context.store.state(key)
         # From the usual program to its alternate, and if that goes in circles too, back.
         context.store.set_state(key, replace(state, loader_fetches=0 if state.loader_fetches else boot.loads))
-        why = f"{boot.nbp} was loaded {boot.loads} times in {LOOP_SECONDS:.0f} s and never asked for its script: another is tried"
-        self._record(mac, "loop", {"nbp": boot.nbp, "why": why}, "warning", now)
+        why = f"{nbp} was loaded {boot.loads} times in {LOOP_SECONDS:.0f} s and never asked for its script: another is tried"
+        self._record(mac, "loop", {"nbp": nbp, "why": why}, "warning", now)
         boot.loads = 0
 
     # ------------------------------------------------------------------ silence
