@@ -1,8 +1,9 @@
 """Replies remembered: to a client that asks again, and to strangers, who differ from one another in little.
 
 A client's own reply is valid for the same datagram, xid and secs left aside.  Strangers are machines of which registry and
-store hold nothing.  What one of them was answered is a form for all others that ask alike: transaction, address, MAC,
-client-id (RFC 6842), GUID, and the MAC's directory before the boot program are blanks, filled in from the datagram that asks.
+store hold nothing but a reply style.  What one of them was answered is a form for all others that ask alike: transaction,
+address, MAC, client-id (RFC 6842), GUID, and the MAC's directory before the boot program are blanks, filled in from the
+datagram that asks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -165,7 +166,7 @@ class _Cut:
             rest.append(slice(at, span.start))
             at = span.stop
         self.kind: _Pick = itemgetter(*rest, slice(at, None))
-        self.forms: dict[tuple[bytes, ...], Form | None] = {}  # None: one of this kind was answered
+        self.forms: dict[tuple[str, tuple[bytes, ...]], Form | None] = {}  # by style and kind; None: one of these was answered
 
 
 class Memo:
@@ -186,6 +187,10 @@ class Memo:
         """What was answered to this datagram, xid and secs left aside.  The caller compares the facts."""
         return self._held.get(datagram[:4] + datagram[10:])
 
+    def has_room(self, datagram: bytes) -> bool:
+        """Can the answer to this be kept without another's being lost?"""
+        return len(self._held) < self._size or self.find(datagram) is not None
+
     def keep(self, datagram: bytes, remembered: Remembered) -> None:
         if len(self._held) >= self._size:
             self._held.clear()
@@ -196,14 +201,17 @@ class Memo:
         """The remembered reply with this request's xid."""
         return remembered.datagram[:4] + datagram[4:8] + remembered.datagram[8:]
 
-    def form(self, datagram: bytes) -> tuple[Form, Own] | None:
-        """The form for clients that ask like this, and what is this one's own.  The caller compares the facts."""
+    def form(self, datagram: bytes, style: str) -> tuple[Form, Own] | None:
+        """The form for clients that ask like this, and what is this one's own.  The caller compares the facts.
+
+        style: the reply style learned for this client, "" for none.
+        """
         for cut in self._cuts.get((len(datagram), datagram[_KIND]), ()):
-            if form := cut.forms.get(cut.kind(datagram)):
+            if form := cut.forms.get((style, cut.kind(datagram))):
                 return form, Own(*cut.own(datagram))
         return None
 
-    def learn(self, datagram: bytes, make: Callable[[], Form | None]) -> None:
+    def learn(self, datagram: bytes, style: str, make: Callable[[], Form | None]) -> None:
         """A stranger was answered.  Once a second one asks alike, a form is worth its making."""
         spots = spans(datagram, _OWN)
         if spots is None:
@@ -215,7 +223,7 @@ class Memo:
                 self._cuts.clear()
             cut = _Cut(spots)
             self._cuts.setdefault(alike, []).append(cut)
-        kind = cut.kind(datagram)
+        kind = style, cut.kind(datagram)
         if kind in cut.forms:
             cut.forms[kind] = make()
         else:

@@ -72,11 +72,11 @@ class Shop:
 
     def learn(self, message: Message) -> bytes:
         encoded, reply, client = self.plainly(message)
-        self.memo.learn(encode(message), lambda: form_of(message, client, reply, encoded, FACTS, self.site, 2))
+        self.memo.learn(encode(message), "", lambda: form_of(message, client, reply, encoded, FACTS, self.site, 2))
         return encoded
 
     def form(self, message: Message) -> tuple[Form, Own, Mac]:
-        found = self.memo.form(encode(message))
+        found = self.memo.form(encode(message), "")
         assert found is not None
         return *found, Mac.of(message.chaddr)
 
@@ -122,13 +122,14 @@ def test_a_form_says_to_the_next_stranger_what_respond_would(
 def test_a_form_is_made_for_the_second_of_a_kind_and_for_no_other_kind() -> None:
     shop = Shop(a_site("proxy"))
     shop.learn(asked(DISCOVER, BIOS, 1))
-    assert shop.memo.form(encode(asked(DISCOVER, BIOS, 2))) is None, "one may be the only one"
+    assert shop.memo.form(encode(asked(DISCOVER, BIOS, 2)), "") is None, "one may be the only one"
     shop.learn(asked(DISCOVER, BIOS, 2))
-    assert shop.memo.form(encode(asked(DISCOVER, BIOS, 3)))
+    assert shop.memo.form(encode(asked(DISCOVER, BIOS, 3)), "")
+    assert shop.memo.form(encode(asked(DISCOVER, BIOS, 3)), "binl") is None, "another style was learned for it"
     for other in (UEFI, {**BIOS, 57: b"\5\xc0"}, {**BIOS, 55: b"\1"}, {**BIOS, 82: b"\1\1a"}):
-        assert shop.memo.form(encode(asked(DISCOVER, other, 3))) is None
-    assert shop.memo.form(encode(asked(DISCOVER, BIOS, 3, flags=0x8000))) is None
-    assert shop.memo.form(encode(asked(DISCOVER, BIOS, 3, giaddr="10.77.0.9"))) is None
+        assert shop.memo.form(encode(asked(DISCOVER, other, 3)), "") is None
+    assert shop.memo.form(encode(asked(DISCOVER, BIOS, 3, flags=0x8000)), "") is None
+    assert shop.memo.form(encode(asked(DISCOVER, BIOS, 3, giaddr="10.77.0.9")), "") is None
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_who_gets_no_form(message: Message) -> None:
     shop = Shop(a_site("server"))
     shop.learn(message)
     shop.learn(message)
-    assert shop.memo.form(encode(message)) is None
+    assert shop.memo.form(encode(message), "") is None
 
 
 def test_no_form_where_more_of_the_answer_is_the_clients_own() -> None:
@@ -152,7 +153,7 @@ def test_no_form_where_more_of_the_answer_is_the_clients_own() -> None:
     shop = Shop(a_site("proxy"), replace(ASSIGNED, group=Group("odd", options={43: b"for " + message.chaddr})))
     shop.learn(message)
     shop.learn(message)
-    assert shop.memo.form(encode(message)) is None
+    assert shop.memo.form(encode(message), "") is None
 
 
 def test_an_address_that_cannot_be_had_is_said_by_the_form_too() -> None:
@@ -180,8 +181,8 @@ def test_datagrams_out_of_the_ordinary_teach_nothing() -> None:
     memo, message = Memo(), asked(DISCOVER, BIOS, 1)
     plain = encode(message)
     for datagram in (plain[:240], plain[:236] + b"\x63\x82\x53\x63" + b"\x35\1\1\x35\1\1\xff", plain[:240] + b"\x34\1\1\xff"):
-        memo.learn(datagram, lambda: pytest.fail("never asked"))
-        memo.learn(datagram, lambda: pytest.fail("never asked"))
+        memo.learn(datagram, "", lambda: pytest.fail("never asked"))
+        memo.learn(datagram, "", lambda: pytest.fail("never asked"))
     assert not memo._cuts
 
 
@@ -208,8 +209,8 @@ def test_a_memo_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
         answer = lan.reply(message)
         memo.keep(encode(message), Remembered((), client_of(message), answer, b""))
         assert len(memo._held) <= 2
-        memo.learn(encode(message), lambda: None)
-        memo.learn(encode(replace(message, flags=number)), lambda: None)
+        memo.learn(encode(message), "", lambda: None)
+        memo.learn(encode(replace(message, flags=number)), "", lambda: None)
         cuts = [cut for found in memo._cuts.values() for cut in found]
         assert len(cuts) <= 3 and all(len(cut.forms) <= 3 for cut in cuts)
 

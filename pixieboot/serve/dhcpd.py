@@ -18,7 +18,7 @@ from pixieboot.errors import OperatorError, WireError
 from pixieboot.inventory import Inventory
 from pixieboot.leases import Holder
 from pixieboot.memo import Form, Memo, Own, Remembered, form_of
-from pixieboot.model import NO_ADDRESS, NO_MAC, Arrival, Client, Event, Lease, Loader, Mac, Site
+from pixieboot.model import NO_ADDRESS, NO_MAC, Arrival, Client, Event, Lease, Loader, Mac, MachineState, Site
 from pixieboot.policy import LOOP_LIMIT
 from pixieboot.pxe import RASPBERRY_PI_OUIS, STYLES, Styles, uuid_in
 from pixieboot.registry.sqlite import StoreError
@@ -38,6 +38,7 @@ TELL_AGAIN = 5.0  # seconds until an answer that is repeated counts as another f
 SAY_AGAIN = 600.0  # seconds until the same silence towards the same client is noted again
 PROBE_EVERY = 3600.0
 LOOP_SECONDS = 120.0
+_CHADDR = slice(28, 34)
 _A_REQUEST = bytes((MESSAGE_TYPE, 1, DHCPREQUEST))  # the first option of nearly every client
 REMEMBERED = 4096  # clients whose boot is followed at once
 
@@ -175,9 +176,12 @@ class DhcpService:
                 return self._tell_again(told, again, datagram, port, now)
             self._keep(again.lease, told.client.mac, partial(self._tell_again, told, again, datagram, port, now))
             return True
-        if port == SERVER_PORT and (alike := self._memo.form(datagram)):
+        mac = Mac.of(datagram[_CHADDR])
+        style = self._style_learned(mac)
+        if port == SERVER_PORT and style is not None and (alike := self._memo.form(datagram, style)):
             form, own = alike
-            if form.facts == (inventory, sites.version, ifindex, local) and self._answer_stranger(form, own, facts, datagram, now):
+            same = form.facts == (inventory, sites.version, ifindex, local)
+            if same and self._answer_stranger(form, own, mac, facts, datagram, now):
                 return True
         if inventory is not self._inventory:
             self._withhold()
@@ -231,9 +235,10 @@ class DhcpService:
                 tell()
             else:
                 self._keep(answer.lease, client.mac, tell)
-            if arrival.port == SERVER_PORT and self._is_stranger(client.mac, client.uuid, message.options.get(CLIENT_UUID, b"")):
+            style, guid = self._style_learned(client.mac), message.options.get(CLIENT_UUID, b"")
+            if arrival.port == SERVER_PORT and style is not None and self._is_stranger(client.mac, client.uuid, guid):
                 facts = (context.registry.current, context.sites.version, arrival.ifindex, arrival.address)
-                self._memo.learn(question.datagram, partial(form_of, message, client, answer, encoded, facts, site, link))
+                self._memo.learn(question.datagram, style, partial(form_of, message, client, answer, encoded, facts, site, link))
         elif isinstance(answer, Noted):
             self._keep(answer.lease, client.mac, None)
             self._record(client.mac, answer.kind, {"address": answer.lease.address, "why": answer.why}, at=arrival.now)
@@ -242,16 +247,16 @@ class DhcpService:
             if message.type == DHCPREQUEST and message.giaddr == NO_ADDRESS:
                 self._overhear(message.address(SERVER_ID), site, arrival.ifindex)
 
-    def _answer_stranger(self, form: Form, own: Own, facts: tuple[object, ...], datagram: bytes, now: float) -> bool:
+    def _answer_stranger(self, form: Form, own: Own, mac: Mac, facts: tuple[object, ...], datagram: bytes, now: float) -> bool:
         """Answer one more client of a kind by its form.  False: it has to be looked at for itself."""
-        context = self._context
-        mac, uuid = Mac.of(own.chaddr), uuid_in(own.guid)
+        context, uuid = self._context, uuid_in(own.guid)
         if not self._is_stranger(mac, uuid, own.guid) or int.from_bytes(own.xid, "big") in self.neighbours.probing:
             return False
         who, asks_again = form.holder(own, mac), True
         lease: Lease | None = None
         if who is not None:
-            asks_again = context.leases.awaits(who.key, request=False)
+            # More of them than fit would cost more to remember than it saves.
+            asks_again = context.leases.awaits(who.key, request=False) and self._memo.has_room(datagram)
             claimed = form.claim(own, who, context.leases, now)
             if isinstance(claimed, str):
                 if form.reply.kind == "acked":
@@ -267,13 +272,19 @@ class DhcpService:
             tell()
         return True
 
+    def _style_learned(self, mac: Mac) -> str | None:
+        """The reply style learned for a machine that nobody described, "" for none; None: more is known of it than that."""
+        state = self._context.store.states().get(mac)
+        if state is None:
+            return ""
+        return state.reply_style if state == MachineState(reply_style=state.reply_style) else None
+
     def _is_stranger(self, mac: Mac, uuid: str | None, guid: bytes) -> bool:
         """Is it told what every other client of its kind is told?  A Raspberry Pi goes by its MAC and GUID."""
         context = self._context
         return (
             context.boot_api is None  # else each is asked about
             and context.registry.current.is_stranger(mac, uuid)
-            and mac not in context.store.states()
             and mac[:8] not in RASPBERRY_PI_OUIS
             and guid[1:4] != b"RPi"
             and mac != NO_MAC

@@ -44,7 +44,7 @@ class Forgetful(Memo):
     def find(self, datagram: bytes) -> None:
         return None
 
-    def form(self, datagram: bytes) -> None:
+    def form(self, datagram: bytes, style: str) -> None:
         return None
 
 
@@ -53,8 +53,8 @@ class Counting(Memo):
 
     found = 0
 
-    def form(self, datagram: bytes) -> tuple[Form, Own] | None:
-        found = super().form(datagram)
+    def form(self, datagram: bytes, style: str) -> tuple[Form, Own] | None:
+        found = super().form(datagram, style)
         self.found += found is not None
         return found
 
