@@ -32,9 +32,9 @@ class Journal:
     def __init__(self, stream: TextIO, level: str = "info", form: str = "text") -> None:
         """stream, line-buffered like stderr, gets the lines; level: debug | info | warning; form: text | json."""
         self._stream, self._level, self._json = stream, LEVELS[level], form == "json"
-        self._timelines: OrderedDict[Mac, list[Event]] = OrderedDict()  # of most machines short: a deque takes ten times as much
+        # None: of no machine.  Most are short: a deque takes ten times as much.
+        self._timelines: OrderedDict[Mac | None, list[Event]] = OrderedDict()
         self._macs: OrderedDict[str, Mac] = OrderedDict()  # address -> the machine last seen with it
-        self._last: OrderedDict[tuple[Mac | None, str, str], tuple[Event, int]] = OrderedDict()
         self._listeners: list[tuple[Listener, tuple[str, ...]]] = []
         self._of_service: dict[str, tuple[Listener, ...]] = {}  # those that hear of a service, found when it first says something
         self._second, self._lines, self._warnings = 0, 0, 0
@@ -46,21 +46,18 @@ class Journal:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if event.mac is None and (peer := event.detail.get("peer")) and (mac := self._macs.get(peer)):
             event = replace(event, mac=mac)
-        key = (event.mac, event.service, event.kind)
-        before = self._last.get(key)
-        if before:
-            first = before[0]
-            if event is first or (event.at - first.at < REPEAT_SECONDS and event.detail == first.detail):
-                self._last[key] = (first, before[1] + 1)
-                return
+        timeline, repeated = self._timelines.get(event.mac), 0
+        for before in reversed(timeline or ()):
+            if before.kind == event.kind and before.service == event.service:
+                if before is event or (event.at - before.at < REPEAT_SECONDS and event.detail == before.detail):
+                    before.repeated += 1
+                    return
+                repeated = before.repeated
+                break
         event = _bounded(event)
-        self._last[key] = (event, 0)
-        if len(self._last) > MACHINES:
-            self._last.popitem(last=False)
-        if event.mac:
-            self._keep(event.mac, event)
+        self._keep(timeline, event)
         if LEVELS[event.level] >= self._level and self._may_write(event):
-            self._stream.write(self._line(event, {"repeated": before[1]} if before and before[1] else {}))
+            self._stream.write(self._line(event, {"repeated": repeated} if repeated else {}))
         listeners = self._of_service.get(event.service)
         if listeners is None:
             heard = (listener for listener, services in self._listeners if not services or event.service in services)
@@ -103,14 +100,14 @@ class Journal:
 
     def machines(self) -> list[Mac]:
         """All machines of which something is remembered, the one heard last at the end."""
-        return list(self._timelines)
+        return [mac for mac in self._timelines if mac]
 
     def mac_of(self, address: str) -> Mac | None:
         """The machine last seen with this address, by its lease or a request that named its MAC; or with this serial number."""
         return self._macs.get(address)
 
-    def _keep(self, mac: Mac, event: Event) -> None:
-        timeline = self._timelines.get(mac)
+    def _keep(self, timeline: list[Event] | None, event: Event) -> None:
+        mac = event.mac
         if timeline is None:
             self._timelines[mac] = [event]
             if len(self._timelines) > MACHINES:
@@ -120,6 +117,8 @@ class Journal:
             timeline.append(event)
             if len(timeline) > EVENTS_PER_MACHINE:
                 del timeline[0]
+        if mac is None:
+            return
         for name in ("address", "peer", "serial"):
             if address := event.detail.get(name):
                 self._macs[address] = mac

@@ -471,3 +471,4 @@ class Event:
     kind: str
     detail: Mapping[str, Any] = EMPTY
     level: str = "info"
+    repeated: int = field(default=0, init=False, compare=False)  # times that the same was heard again soon after

@@ -127,14 +127,14 @@ def test_a_lease_that_cannot_be_kept_is_not_acknowledged_and_somebody_is_told(
         async with serving(host, tmp_path, SERVER) as served:
             (offer,) = await served.ask(client, DISCOVER, {})
             chosen = {50: bytes(map(int, offer.message.yiaddr.split("."))), 54: offer.message.options[54]}
-            commit = StateStore._commit_leases
-            monkeypatch.setattr(StateStore, "_commit_leases", lambda *_: StoreError(28, "the disk is full"))
+            commit = StateStore._commit
+            monkeypatch.setattr(StateStore, "_commit", lambda *_: StoreError(28, "the disk is full"))
             assert await served.ask(client, REQUEST, chosen, wait=0.3) == []
             (alarm,) = served.told("lease not kept")
             assert alarm.level == "alarm" and alarm.mac == Mac.of(WHO) and "disk is full" in alarm.detail["why"]
             record = served.context.leases.at(offer.message.yiaddr)
             assert record is None or record.state is not LeaseState.BOUND
-            monkeypatch.setattr(StateStore, "_commit_leases", commit)
+            monkeypatch.setattr(StateStore, "_commit", commit)
             (ack,) = await served.ask(client, REQUEST, chosen)
             assert ack.type == ACK
 

@@ -53,13 +53,13 @@ def test_the_last_of_an_address_counts(tmp_path: Path) -> None:
 
 def test_leases_that_queue_up_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
-    commit = StateStore._commit_leases
+    commit = StateStore._commit
 
-    def counted(self: StateStore, leases: list[Lease]) -> StoreError | None:
-        batches.append(len(leases))
-        return commit(self, leases)
+    def counted(self: StateStore, work: Any) -> StoreError | None:
+        batches.append(len(work.leases))
+        return commit(self, work)
 
-    monkeypatch.setattr(StateStore, "_commit_leases", counted)
+    monkeypatch.setattr(StateStore, "_commit", counted)
 
     async def work(store: StateStore) -> None:
         await asyncio.gather(*(store.keep(replace(LEASE, address=f"10.0.0.{number}")) for number in range(200)))

@@ -1,7 +1,7 @@
 """What must outlive the daemon, in one SQLite file: leases, what was ordered or learned of machines, machines discovered.
 
-Answers come from memory.  One writer thread takes everything that has queued up into one transaction (group commit): under
-load fifty leases share one fsync, and a lone lease waits for nobody.
+Answers come from memory.  One writer thread takes all that came up while it wrote into one transaction (group commit): under
+load many leases share one fsync, and a lone lease waits for nobody.
 """
 
 import asyncio
@@ -12,11 +12,13 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from ipaddress import IPv4Address
+from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 
 from pixieboot.errors import OperatorError
 from pixieboot.model import Lease, LeaseState, Mac, MachineState
@@ -44,13 +46,13 @@ CREATE TABLE discovered (
 """
 
 
-def insert_rows(database: sqlite3.Connection, table: str, rows: Sequence[tuple[object, ...]]) -> None:
+def insert_rows(database: sqlite3.Connection, table: str, rows: Iterable[tuple[object, ...]]) -> None:
     """Put rows into a table, in place of those with the same key, fifty with each statement.
 
     sqlite3 gives up the GIL for each statement, and a busy loop is slow to give it back.
     """
-    for at in range(0, len(rows), ROWS):
-        some = rows[at : at + ROWS]
+    rows = iter(rows)
+    while some := list(islice(rows, ROWS)):
         values = ", ".join([f"({', '.join('?' * len(some[0]))})"] * len(some))
         database.execute(f"INSERT OR REPLACE INTO {table} VALUES {values}", [value for row in some for value in row])
 
@@ -77,6 +79,16 @@ class Discovered:
 Done = Callable[[StoreError | None], None]
 
 
+@dataclass(slots=True)
+class _Work:
+    """What goes to disk in one transaction, and who waits for it."""
+
+    leases: list[Lease] = field(default_factory=list)
+    states: dict[str, MachineState] = field(default_factory=dict)
+    discovered: dict[Mac, Discovered] = field(default_factory=dict)
+    waiting: list[Done] = field(default_factory=list)
+
+
 class StateStore:
     """The open file.  Made by `open`; to be used from one thread, that of the loop."""
 
@@ -87,14 +99,10 @@ class StateStore:
         self._states = {key: _state(text) for key, text in database.execute("SELECT key, state FROM machine_states")}
         self.revision = 0  # grows with every change of a state
         self._discovered = {seen.mac: seen for seen in map(_seen, database.execute("SELECT * FROM discovered"))}
-        self._lock = threading.RLock()
-        self._wake = threading.Condition(self._lock)  # to take the lock by it costs a call of Python each way
-        self._handed: list[tuple[Lease, Done | None]] = []
-        self._queue: list[tuple[Lease, Done | None]] = []
-        self._barriers: list[Done] = []
-        self._dirty_states: dict[str, MachineState] = {}
-        self._dirty_discovered: dict[Mac, Discovered] = {}
-        self._closing = False
+        self._leases_due, self._rest_due = _Work(), _Work()
+        self._rest_timed = self._rest_now = False
+        self._writing = 0  # pieces of work that the writer has
+        self._work: SimpleQueue[_Work | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: threading.Thread | None = None  # not before there is something to write, and root is dropped
 
@@ -139,34 +147,17 @@ class StateStore:
 
     async def keep(self, lease: Lease) -> None:
         """Write the lease, in place of any other of its address.  Durable on return; raises StoreError when it is not."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def done(error: StoreError | None) -> None:
-            if not future.done():
-                if error:
-                    future.set_exception(error)
-                else:
-                    future.set_result(None)
-
+        future, done = _awaited()
         self.submit(lease, done)
         await future
 
-    def submit(self, lease: Lease, done: Done | None = None) -> None:
-        """As keep, for those who do not wait: done(None or the error) is called on the running loop.
-
-        None: nobody waits; what cannot be written is lost without a word.
-        """
-        if not self._handed:
-            self._loop = asyncio.get_running_loop()
-            self._loop.call_soon(self._hand_over)
-        self._handed.append((lease, done))
-
-    def _hand_over(self) -> None:
-        """What one turn of the loop brought goes to the writer in one piece: the larger the batch, the fewer the fsyncs."""
-        with self._lock:
-            self._queue += self._handed
-            self._handed = []
-            self._notify()
+    def submit(self, lease: Lease, done: Done) -> None:
+        """As keep, for those who do not wait: done(None or the error) is called on the running loop."""
+        due = self._leases_due
+        if not due.waiting:
+            asyncio.get_running_loop().call_soon(self._hand_over)
+        due.leases.append(lease)
+        due.waiting.append(done)
 
     def state(self, key: str) -> MachineState:
         """What was ordered or learned of a machine: key is its name, or the MAC of one that nobody described."""
@@ -183,28 +174,17 @@ class StateStore:
         """Valid at once, durable soon: what cannot be written now is written with the next that can."""
         if self._states.get(key, FRESH) == state:
             return
-        self._states[key] = state
+        self._states[key] = self._rest_due.states[key] = state
         self.revision += 1
-        with self._lock:
-            self._dirty_states[key] = state
-            self._notify()
+        self._write_later()
 
     async def keep_state(self, key: str, state: MachineState) -> None:
         """As set_state, durable on return; raises StoreError when it is not (it stays valid, and is tried again)."""
         self.set_state(key, state)
-        self._loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = self._loop.create_future()
-
-        def done(error: StoreError | None) -> None:
-            if not future.done():
-                if error:
-                    future.set_exception(error)
-                else:
-                    future.set_result(None)
-
-        with self._lock:
-            self._barriers.append(done)
-            self._notify()
+        future, done = _awaited()
+        self._rest_due.waiting.append(done)
+        self._rest_now = True
+        asyncio.get_running_loop().call_soon(self._hand_over)
         await future
 
     def discovered(self) -> Iterable[Discovered]:
@@ -226,87 +206,83 @@ class StateStore:
             if now - known.last_seen < SEEN_AGAIN and arch in (None, known.arch) and uuid in (None, known.uuid):
                 return False
             seen = replace(known, uuid=uuid or known.uuid, arch=arch or known.arch, vendor=vendor or known.vendor, last_seen=now)
-        self._discovered[mac] = seen
-        with self._lock:
-            if not self._dirty_discovered:  # else the writer knows that something waits
-                self._notify()
-            self._dirty_discovered[mac] = seen
+        self._discovered[mac] = self._rest_due.discovered[mac] = seen
+        self._write_later()
         return known is None
 
     def close(self) -> None:
-        """Write what is queued and close the file.  What still cannot be written is lost."""
-        with self._lock:
-            if self._closing:
-                return
-            self._closing = True
-            if self._handed:
-                self._queue += self._handed
-                self._handed = []
-                self._notify()
-            self._wake.notify()
+        """Write what is due and close the file.  What still cannot be written is lost."""
         if self._writer:
+            self._work.put(None)
             self._writer.join()
+        self._commit(self._leases_due)
+        self._commit(self._rest_due)
         with suppress(sqlite3.Error):
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._database.close()
 
-    def _notify(self) -> None:
-        """With the lock held: there is something to write."""
+    def _write_later(self) -> None:
+        """Nobody waits for this.  Without a running loop it is written at the end."""
+        if not self._rest_timed:
+            with suppress(RuntimeError):
+                asyncio.get_running_loop().call_later(LAZY, self._on_time)
+                self._rest_timed = True
+
+    def _on_time(self) -> None:
+        self._rest_timed, self._rest_now = False, True
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the writer what is due, once it has written what it had: the larger the piece, the fewer the fsyncs."""
+        if self._writing:
+            return
+        if self._leases_due.waiting:
+            self._give(self._leases_due)
+            self._leases_due = _Work()
+        if self._rest_now:
+            self._give(self._rest_due)
+            self._rest_due, self._rest_now = _Work(), False
+
+    def _give(self, work: _Work) -> None:
         if self._writer is None:
             self._writer = threading.Thread(target=self._write, name="state-writer", daemon=True)
             self._writer.start()
-        self._wake.notify()
+        self._loop = asyncio.get_running_loop()
+        self._writing += 1
+        self._work.put(work)
 
     def _write(self) -> None:
-        """The writer thread: one transaction for all leases that are queued, again and again; the rest now and then."""
-        written = 0.0
-        while True:
-            with self._lock:
-                while not (self._queue or self._barriers or self._closing):
-                    late = time.monotonic() - written - LAZY
-                    if late >= 0 and (self._dirty_states or self._dirty_discovered):
-                        break
-                    self._wake.wait(-late if self._dirty_states or self._dirty_discovered else None)
-                queue, self._queue = self._queue, []
-                barriers, self._barriers = self._barriers, []
-                closing = self._closing
-                states: dict[str, MachineState] = {}
-                discovered: dict[Mac, Discovered] = {}
-                if barriers or closing or time.monotonic() - written >= LAZY:
-                    states, self._dirty_states = self._dirty_states, {}
-                    discovered, self._dirty_discovered = self._dirty_discovered, {}
-            error = self._commit_leases([lease for lease, _ in queue]) if queue else None
-            self._answer([done for _, done in queue if done], error)
-            if states or discovered:
-                error = self._commit_rest(states, discovered)
-                written = time.monotonic()
-                if error:  # nobody waits for these, or is told: the next time may do
-                    with self._lock:
-                        self._dirty_states = {**states, **self._dirty_states}  # what was set meanwhile is newer
-                        self._dirty_discovered = {**discovered, **self._dirty_discovered}
-            self._answer(barriers, error)
-            if closing:
-                return
+        """The writer thread: one transaction after the other."""
+        while work := self._work.get():
+            error = self._commit(work)
+            if self._loop:
+                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    self._loop.call_soon_threadsafe(self._on_written, work, error)
 
-    def _answer(self, waiting: list[Done], error: StoreError | None) -> None:
-        if waiting and self._loop and not self._loop.is_closed():
-            with suppress(RuntimeError):  # the loop was closed just now: nobody waits any more
-                self._loop.call_soon_threadsafe(_tell, waiting, error)
+    def _on_written(self, work: _Work, error: StoreError | None) -> None:
+        self._writing -= 1
+        rest = self._rest_due
+        if error and (work.states or work.discovered):  # nobody waits for these, or is told: the next time may do
+            rest.states = {**work.states, **rest.states}  # what was set meanwhile is newer
+            rest.discovered = {**work.discovered, **rest.discovered}
+            self._write_later()
+        self._hand_over()
+        for done in work.waiting:
+            try:
+                done(error)
+            except Exception:
+                log.exception("bug after a write")
 
-    def _commit_leases(self, leases: list[Lease]) -> StoreError | None:
-        """All of them durable, or none."""
+    def _commit(self, work: _Work) -> StoreError | None:
+        """All of it durable, or nothing: one transaction; a single statement is one of its own."""
         now = time.time()
-        rows = [(x.address, x.client, x.mac, x.state.value, x.expires, x.hostname, x.client_id.hex(), now) for x in leases]
-        return self._commit({"leases": rows})
-
-    def _commit_rest(self, states: Mapping[str, MachineState], discovered: Mapping[Mac, Discovered]) -> StoreError | None:
-        """All of it durable, or nothing."""
-        kept = [(key, json.dumps(asdict(state))) for key, state in states.items()]
-        seen = [(x.mac, x.uuid, x.arch, x.vendor, x.first_seen, x.last_seen) for x in discovered.values()]
-        return self._commit({"machine_states": kept, "discovered": seen})
-
-    def _commit(self, tables: Mapping[str, Sequence[tuple[object, ...]]]) -> StoreError | None:
-        """Rows into their tables, in one transaction; a single statement is one of its own."""
+        tables: dict[str, list[tuple[object, ...]]] = {
+            "leases": [
+                (x.address, x.client, x.mac, x.state.value, x.expires, x.hostname, x.client_id.hex(), now) for x in work.leases
+            ],
+            "machine_states": [(key, json.dumps(asdict(state))) for key, state in work.states.items()],
+            "discovered": [(x.mac, x.uuid, x.arch, x.vendor, x.first_seen, x.last_seen) for x in work.discovered.values()],
+        }
         database = self._database
         try:
             if sum(-(-len(rows) // ROWS) for rows in tables.values()) > 1:
@@ -329,12 +305,19 @@ class StateStore:
         return StoreError(number, f"{self.path} cannot be written: {error}")
 
 
-def _tell(waiting: Iterable[Done], error: StoreError | None) -> None:
-    for done in waiting:
-        try:
-            done(error)
-        except Exception:
-            log.exception("bug after a write")
+def _awaited() -> tuple[asyncio.Future[None], Done]:
+    """What to wait for, and what ends the wait."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def done(error: StoreError | None) -> None:
+        if future.done():
+            return
+        if error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    return future, done
 
 
 def _prepare(database: sqlite3.Connection) -> None:

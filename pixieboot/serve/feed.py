@@ -20,17 +20,16 @@ class Feed:
     def __init__(self, journal: Journal) -> None:
         self._epoch = f"{int(time.time()):x}"
         self._number = 0
-        self._events: deque[tuple[int, Event]] = deque(maxlen=KEPT)
+        self._events: deque[Event] = deque(maxlen=KEPT)  # the last of them is that of _number
         self._queues: set[asyncio.Queue[tuple[int, Event] | None]] = set()
         self.close = journal.listen(self._on_event)
 
     def _on_event(self, event: Event) -> None:
         self._number += 1
-        entry = (self._number, event)
-        self._events.append(entry)
+        self._events.append(event)
         for queue in tuple(self._queues):
             try:
-                queue.put_nowait(entry)
+                queue.put_nowait((self._number, event))
             except asyncio.QueueFull:
                 self._queues.discard(queue)
                 queue.get_nowait()
@@ -39,7 +38,9 @@ class Feed:
     def latest(self, limit: int, macs: Collection[Mac] | None = None, before: str = "") -> list[dict[str, Any]]:
         """The newest events, oldest first; of one machine only, or only those before an id, if that is asked."""
         last = self._parse(before)
-        found = [entry for entry in self._events if (macs is None or entry[1].mac in macs) and (last is None or entry[0] < last)]
+        found = [
+            entry for entry in self._numbered() if (macs is None or entry[1].mac in macs) and (last is None or entry[0] < last)
+        ]
         return [self.as_json(entry) for entry in found[-limit:]]
 
     async def live(self, after: str) -> AsyncGenerator[dict[str, Any] | None]:
@@ -75,12 +76,15 @@ class Feed:
         number, event = entry
         return {"id": f"{self._epoch}-{number}", **event_json(event)}
 
+    def _numbered(self) -> Iterator[tuple[int, Event]]:
+        return enumerate(self._events, self._number - len(self._events) + 1)
+
     def _after(self, last: str) -> Iterator[tuple[int, Event]]:
         if not last:
             return iter(())
         number = self._parse(last)
         # An id of an earlier run: everything of this one is news.
-        return iter([entry for entry in self._events if number is None or entry[0] > number])
+        return (entry for entry in self._numbered() if number is None or entry[0] > number)
 
     def _parse(self, text: str) -> int | None:
         epoch, _, number = text.partition("-")

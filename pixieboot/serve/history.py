@@ -8,7 +8,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from pixieboot.errors import OperatorError
@@ -17,9 +16,8 @@ from pixieboot.model import Event, Mac
 from pixieboot.registry.sqlite import insert_rows
 
 EVERY = 5.0  # seconds between writes
-BATCH = 500  # events that are written sooner
+MOST = 2_500  # events between two writes: a flood of made-up machines wears out no SD card
 PENDING = 20_000  # events kept in memory while the disk takes none
-BURST, RATE = 2_000, 500.0  # events at once, and a second in the long run: a flood of made-up machines wears out no SD card
 SAY_AGAIN = 60.0  # seconds
 KEEP_SECONDS = 30 * 86400.0
 KEEP_BOOTS = 20  # of each machine
@@ -45,12 +43,11 @@ class History:
     def __init__(self, path: Path, journal: Journal) -> None:
         self.path = path
         self.error = ""
-        self._wake = threading.Condition()
-        self._pending: list[Event] = []
-        self._room, self._latest = float(BURST), 0.0
+        self._closing = threading.Event()
+        self._pending: list[Event] = []  # the loop adds to its end, the writer takes from its head: no step of either needs a lock
+        self._limit = MOST  # of pending
         self._journal, self._said = journal, 0.0
         self.left_out = 0  # events of a flood that are not on disk
-        self._closing = False
         self._database = _open(path)
         self._unlisten = journal.listen(self._on_event)
         self._writer = threading.Thread(target=self._write, name="history-writer", daemon=True)
@@ -58,8 +55,7 @@ class History:
 
     def timeline(self, mac: Mac) -> list[Event]:
         """All that is kept of a machine, oldest first.  Reads the disk: not for the loop's own thread."""
-        with self._wake:
-            waiting = [event for event in self._pending if event.mac == mac]
+        waiting = [event for event in self._pending.copy() if event.mac == mac]
         with sqlite3.connect(self.path, timeout=2.0) as reader:
             stored = _events(reader, mac)
         reader.close()
@@ -68,59 +64,48 @@ class History:
     def close(self) -> None:
         """Write what is left, and close."""
         self._unlisten()
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
+        self._closing.set()
         self._writer.join()
         self._database.close()
 
     def _on_event(self, event: Event) -> None:
         if event.mac is None:
             return
-        # Room for one more, and for what the time since the last one has freed; a clock set back frees nothing.
-        self._room = min(self._room + max(event.at - self._latest, 0.0) * RATE, BURST)
-        self._latest = event.at
-        if self._room < 1:
-            self.left_out += 1
-            if abs(event.at - self._said) > SAY_AGAIN:
-                self._said = event.at
-                why = f"more than {RATE:.0f} events a second: the machines' history leaves the rest out"
-                self._journal.record(Event(event.at, None, "history", "left out", {"why": why}, "warning"))
+        if len(self._pending) < self._limit:
+            self._pending.append(event)
             return
-        self._room -= 1
-        with self._wake:
-            if len(self._pending) < PENDING:
-                self._pending.append(event)
-            if len(self._pending) == BATCH:
-                self._wake.notify()
+        self.left_out += 1
+        if abs(event.at - self._said) > SAY_AGAIN:
+            self._said = event.at
+            why = self.error or f"more than {MOST / EVERY:.0f} events a second: the machines' history leaves the rest out"
+            self._journal.record(Event(event.at, None, "history", "left out", {"why": why}, "warning"))
 
     def _write(self) -> None:
         pruned = 0.0
         while True:
-            with self._wake:
-                if not self._closing and len(self._pending) < BATCH:
-                    self._wake.wait(EVERY)
-                batch, self._pending = self._pending, []
-                closing = self._closing
+            closing = self._closing.wait(EVERY)
             try:
-                if batch:
-                    self._insert(batch)
+                self._write_pending()
                 if time.monotonic() - pruned > PRUNE_EVERY or not pruned:
                     pruned = time.monotonic()
                     prune(self._database, time.time())
                 self.error = ""
             except sqlite3.Error as error:
                 self.error = f"{self.path} cannot be written: {error}"
-                with suppress(sqlite3.Error):
-                    self._database.rollback()
-                with self._wake:
-                    self._pending = (batch + self._pending)[-PENDING:]
             if closing:
                 return
 
+    def _write_pending(self) -> None:
+        batch = self._pending.copy()
+        try:
+            self._insert(batch)
+            del self._pending[: len(batch)]
+        finally:
+            self._limit = min(len(self._pending) + MOST, PENDING)
+
     def _insert(self, batch: Sequence[Event]) -> None:
-        rows = [(None, e.at, e.mac, e.service, e.kind, e.level, _as_json(e.detail)) for e in batch]
-        with self._database:
+        rows = ((None, e.at, e.mac, e.service, e.kind, e.level, _as_json(e.detail)) for e in batch)
+        with self._database:  # rolls back by itself
             insert_rows(self._database, "events", rows)
 
 
