@@ -5,6 +5,8 @@ GET.  It remembers nothing; what was learned or ordered enters as `assignment.st
 change if that is not what the operator wants: the log, the timeline, `explain` and the web page all print that sentence.
 """
 
+from dataclasses import dataclass, replace
+
 from pixieboot.inventory import HOLD
 from pixieboot.model import (
     Arch,
@@ -15,6 +17,7 @@ from pixieboot.model import (
     Loader,
     LoadNBP,
     LocalDisk,
+    MachineState,
     Profile,
     Silence,
     Site,
@@ -24,6 +27,7 @@ from pixieboot.model import (
 
 # Ways to the local disk, and which is tried after which when the machine is back at once.
 LOCAL_WAYS = ("sanboot", "exit1", "exit0", "http404")
+BACK_AT_ONCE = 60.0  # seconds: who asks again this soon did not start from its disk
 LOOP_LIMIT = 3  # loads of one NBP in two minutes that led to no script: it will not work the next time either
 # What to try when the default NBP was loaded again and again: the firmware's own network driver instead of iPXE's, or the reverse.
 ALTERNATES = {
@@ -89,6 +93,40 @@ def local_way(client: Client, assignment: Assignment) -> str:
         # sanboot on UEFI and exit on a BIOS leave half of all machines at a firmware prompt (netboot.xyz #1276).
         how = assignment.state.local_boot or ("exit1" if client.arch and client.arch.platform == "efi" else "sanboot")
     return how
+
+
+@dataclass(frozen=True, slots=True)
+class DiskTries:
+    """Of a machine that is sent to its disk again and again: how often it was back at once, how many ways led nowhere."""
+
+    back: int = 0
+    ways: int = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Has every way led nowhere?"""
+        return self.ways > 0 and self.ways % len(LOCAL_WAYS) == 0
+
+
+def back_from_disk(away: float, how: str, tries: DiskTries, assignment: Assignment) -> tuple[DiskTries, MachineState, str]:
+    """The machine asks again, `away` seconds after it was sent to its disk in this way: (tries by now, what is learned, why).
+
+    why is empty unless another way is tried from now on.  One that led to the disk before gets a second chance: somebody may
+    just have pressed a button.
+    """
+    state = assignment.state
+    if assignment.machine and assignment.machine.local_boot != "auto":
+        return tries, state, ""
+    if away >= BACK_AT_ONCE:
+        return DiskTries(), state if state.local_boot_works else replace(state, local_boot=how, local_boot_works=True), ""
+    if state.local_boot_works and not tries.back:
+        return replace(tries, back=1), state, ""
+    follower = LOCAL_WAYS[(LOCAL_WAYS.index(how) + 1) % len(LOCAL_WAYS)]
+    tries = DiskTries(ways=tries.ways + 1)
+    why = f"it was back {away:.0f} s after {how}: {follower} is tried"
+    if tries.exhausted:
+        why += "; no way has led to its disk, which may hold nothing that starts"
+    return tries, replace(state, local_boot=follower, local_boot_works=False), why
 
 
 def _load_nbp(client: Client, arch: Arch | None, assignment: Assignment, site: Site) -> Step:

@@ -29,7 +29,7 @@ from pixieboot.model import (
     Stage,
     Step,
 )
-from pixieboot.policy import booted, next_boot
+from pixieboot.policy import DiskTries, back_from_disk, booted, next_boot
 
 MAC = Mac("52:54:00:12:34:56")
 LOADERS = {Arch.X86_BIOS: "undionly.kpxe", Arch.X64_EFI: "ipxe.efi"}
@@ -211,3 +211,36 @@ def test_the_profile_that_a_step_boots() -> None:
         FetchScript("http://h/ipxe", "because"),
     )
     assert [booted(step) for step in steps] == [FLATCAR.name, "local", None, None]
+
+
+WAY = MachineState(local_boot="exit0")
+WORKS = replace(WAY, local_boot_works=True)
+RETURNS: dict[str, tuple[float, str, DiskTries, Assignment, DiskTries, MachineState, str]] = {
+    "back at once: the next way": (
+        30, "exit1", DiskTries(), ASSIGNED, DiskTries(ways=1), WAY, "30 s after exit1: exit0 is",
+    ),
+    "the first way follows the last": (
+        9, "http404", DiskTries(ways=1), ASSIGNED, DiskTries(ways=2), MachineState(local_boot="sanboot"), "sanboot is tried",
+    ),
+    "none led to a disk": (
+        9, "sanboot", DiskTries(ways=3), ASSIGNED, DiskTries(ways=4), MachineState(local_boot="exit1"), "nothing that starts",
+    ),
+    "it stayed away: this way works": (60, "exit0", DiskTries(ways=1), ASSIGNED, DiskTries(), WORKS, ""),
+    "a way that works is kept": (90, "exit0", DiskTries(1), replace(ASSIGNED, state=WORKS), DiskTries(), WORKS, ""),
+    "and gets a second chance": (9, "exit0", DiskTries(), replace(ASSIGNED, state=WORKS), DiskTries(1), WORKS, ""),
+    "but no third one": (
+        9, "exit0", DiskTries(1), replace(ASSIGNED, state=WORKS), DiskTries(ways=1), MachineState(local_boot="http404"), "http404",
+    ),
+    "what the operator wrote stays": (
+        9, "exit0", DiskTries(), Assignment(Machine("m", local_boot="exit0")), DiskTries(), MachineState(), "",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("away, how, tries, assignment, after, learned, why", RETURNS.values(), ids=RETURNS)
+def test_back_from_disk(
+    away: float, how: str, tries: DiskTries, assignment: Assignment, after: DiskTries, learned: MachineState, why: str
+) -> None:
+    assert back_from_disk(away, how, tries, assignment)[:2] == (after, learned)
+    said = back_from_disk(away, how, tries, assignment)[2]
+    assert why in said and bool(why) == bool(said) and after.exhausted == ("nothing that starts" in why)
