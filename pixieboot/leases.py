@@ -147,13 +147,11 @@ class Leases:
             spans = ", ".join(f"{_text(pool.first)}-{_text(pool.last)}" for pool in site.network.pools)
             return f"no address is free in {spans or 'no pool'}"
         record = self._records.get(address)
-        if (
-            record
-            and record.client == who.key
-            and (record.state is _BIND or (record.state is _OFFER and record.expires - now > HURRIED_HOLD))
-        ):
+        if record and record.client != who.key:
+            record = None
+        if record and (record.state is _BIND or (record.state is _OFFER and record.expires - now > HURRIED_HOLD)):
             return record
-        known = address == reserved or (record is not None and record.client == who.key)
+        known = record is not None or address == reserved
         if who.source and not known and self._offers[who.source] >= OFFERS_PER_SOURCE:
             return f"{OFFERS_PER_SOURCE} addresses are offered to its relay port already and none was taken"
         pools = self._pools(site)
