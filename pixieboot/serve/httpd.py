@@ -26,7 +26,7 @@ from pixieboot.serve.context import Asks, Context
 from pixieboot.serve.documents import SCRIPT_LOADERS, Documents
 from pixieboot.serve.downloads import Downloads
 from pixieboot.serve.ports import refusal
-from pixieboot.serve.remembered import Remembered
+from pixieboot.serve.readyscripts import ReadyScripts
 from pixieboot.serve.requests import NO_STORE, TEXT, Refused, Reply, Request, Told, client_of, mac_in, missing, named, read
 from pixieboot.serve.signing import Signer
 from pixieboot.serve.tickets import Tickets
@@ -48,7 +48,7 @@ class HttpService:
         self.context, self._rest = context, rest
         self._downloads = Downloads(context)
         self._documents = Documents(context, Tickets(context))
-        self._remembered = Remembered(context, self._documents.script)
+        self._ready = ReadyScripts(context, self._documents.script)
         self._socket: socket.socket | None = None
         self._server: Server | None = None
         self._signer: Signer | None = None
@@ -176,7 +176,7 @@ class HttpService:
 
     def at_once(self, target: bytes, peer: str, local: str) -> bytes | None:
         """The whole response to a GET of a script that needs no file and no waiting, else None."""
-        return self._remembered.response(target, peer, local)
+        return self._ready.response(target, peer, local)
 
     async def _answer(self, request: Request, scope: Any, receive: Receive, send: Send) -> Reply | None:
         """The reply; None when it has been sent already."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pixieboot.model import Network
-from pixieboot.serve import remembered
+from pixieboot.serve import readyscripts
 from pixieboot.serve.zerocopy_h11 import ZeroCopyH11
 from tests.httphost import MAC, PROTOCOLS, REGISTRY, Host, booting, serving
 
@@ -40,12 +40,12 @@ def test_where_no_network_is_served_the_entry_is_sent_and_a_script_refused(
 
 
 @pytest.mark.parametrize("longer", [0, 30_000], ids=["many requests", "long requests"])
-def test_remembered_scripts_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longer: int) -> None:
-    monkeypatch.setattr(remembered, "ROOM", 400_000)
+def test_ready_scripts_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longer: int) -> None:
+    monkeypatch.setattr(readyscripts, "ROOM", 400_000)
     with serving(tmp_path, ZeroCopyH11, REGISTRY) as host, host.connect() as wire:
         for number in range(200):
             wire.send(f"GET /ipxe?mac={MAC}&number={number}{'x' * longer} HTTP/1.1\nHost: x")
             assert wire.response().status == 200
-        kept = host.service._remembered._scripts
+        kept = host.service._ready._scripts
         assert sum(len(key[0]) + len(known.response[1]) for key, known in kept.items()) < 400_000
         assert bool(kept) == (not longer)

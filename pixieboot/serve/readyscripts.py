@@ -31,7 +31,7 @@ class _Script:
     response: tuple[bytes, bytes]  # around the date
 
 
-class Remembered:
+class ReadyScripts:
     """Whole responses by request, each good as long as all that it was made of is in force."""
 
     def __init__(self, context: Context, tell: Callable[[Request], Told | None]) -> None:
