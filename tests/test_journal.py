@@ -43,6 +43,21 @@ def test_the_same_fact_at_once_is_counted_and_not_said_again() -> None:
     assert journal.counts == {("dhcp", "offered"): 4}
 
 
+def test_a_repetition_is_known_although_other_facts_came_between() -> None:
+    out = io.StringIO()
+    journal = Journal(out)
+    for at in (1.0, 2.0, 9.0):
+        for kind in ("offered", "acked"):
+            journal.record(Event(at, None, "dhcp", kind))
+    assert out.getvalue().splitlines() == [
+        "- dhcp offered",
+        "- dhcp acked",
+        "- dhcp offered repeated=1",
+        "- dhcp acked repeated=1",
+    ]
+    assert journal.machines() == []
+
+
 def test_a_request_without_a_mac_is_joined_by_its_address() -> None:
     journal = Journal(io.StringIO())
     journal.record(Event(1.0, MAC, "dhcp", "acked", {"address": "10.0.0.9"}))

@@ -68,6 +68,32 @@ def test_leases_that_queue_up_share_a_commit(tmp_path: Path, monkeypatch: pytest
     assert sum(batches) == 200 and len(batches) <= 10
 
 
+def test_what_nobody_waits_for_is_written_too_while_leases_come_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pixieboot.registry.sqlite.LAZY", 0.01)
+    written: list[str] = []
+    commit = StateStore._commit
+
+    def noted(self: StateStore, work: Any) -> StoreError | None:
+        error = StoreError(28, "the disk is full") if work.states and "web1" not in written else commit(self, work)
+        written.extend(work.states)
+        return error
+
+    monkeypatch.setattr(StateStore, "_commit", noted)
+
+    async def work(store: StateStore) -> None:
+        store.set_state("web1", MachineState(boot="once"))
+        number = 0
+        while written != ["web1", "web1"]:  # the first time it could not be
+            number += 1
+            await store.keep(replace(LEASE, address=f"10.0.{number // 250 % 250}.{number % 250}"))
+
+    store = kept(tmp_path / "state.db", work)
+    assert store.state("web1").boot == "once"
+    store.close()
+
+
 def test_state_is_valid_at_once_and_durable_when_asked(tmp_path: Path) -> None:
     async def work(store: StateStore) -> None:
         store.set_state("web1", MachineState(boot="once"))
