@@ -137,10 +137,7 @@ class Journal:
 
 def _bounded(event: Event) -> Event:
     """The event with long values cut, and octets that are no UTF-8 (TFTP names may hold them) spelled out for JSON."""
-    try:
-        text = "".join(event.detail.values())
-    except TypeError:  # a number among them
-        text = "".join(value for value in event.detail.values() if isinstance(value, str))
+    text = "".join([value for value in event.detail.values() if isinstance(value, str)])
     if text.isascii() and len(text) <= KEPT_LIMIT:
         return event
     bad = [key for key, value in event.detail.items() if isinstance(value, str)]

@@ -182,6 +182,7 @@ def _pi_serial(guid: bytes) -> str | None:
     return f"{int.from_bytes(guid[13:], 'little'):08x}"
 
 
+@lru_cache(4096)
 def uuid_in(guid: bytes) -> str | None:
     """The UUID in option 97; None for another type of identifier, and for a placeholder that many boards share."""
     return uuid_of(guid[1:].hex()) if len(guid) == 17 and guid[0] == 0 else None

@@ -266,12 +266,13 @@ class StateStore:
             rest.states = {**work.states, **rest.states}  # what was set meanwhile is newer
             rest.discovered = {**work.discovered, **rest.discovered}
             self._write_later()
-        self._hand_over()
         for done in work.waiting:
             try:
                 done(error)
             except Exception:
                 log.exception("bug after a write")
+        # Not at once: what has come in meanwhile goes with the next piece.
+        asyncio.get_running_loop().call_soon(self._hand_over)
 
     def _commit(self, work: _Work) -> StoreError | None:
         """All of it durable, or nothing: one transaction; a single statement is one of its own."""
