@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import cast
@@ -72,6 +73,44 @@ def test_a_cold_disk_is_read_in_a_thread(root: Path, monkeypatch: pytest.MonkeyP
         assert client.fetch("cold", blksize=1468, windowsize=4) == content
         assert other.fetch("small") == b"small"
         assert server.event("sent").detail["path"] == "cold"
+
+
+def test_an_ack_overtakes_a_repetition_that_waits_for_the_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window lies on both sides of a chunk's end; the first of the two chunks had to give way."""
+    preadv, cold, asked, answered = os.preadv, threading.Event(), threading.Event(), threading.Event()
+
+    def read(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        if cold.is_set():
+            if flags:
+                raise BlockingIOError
+            asked.set()
+            assert answered.wait(5)
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", read)
+    monkeypatch.setattr("pixieboot.serve.blocks.in_memory", lambda device: False)
+    content = os.urandom(MIB)
+    (root / "large").write_bytes(content)
+    with Server(root) as server, Client(server.address) as client:
+
+        def window(final: int) -> None:
+            for block in range(final - 4, final + 1):
+                assert client.hear() == Data(block, content[(block - 1) * 512 : block * 512])
+
+        client.ask("large", blksize=512, windowsize=5)
+        client.hear()
+        for final in range(0, 256, 5):
+            client.send(Ack(final))
+            window(final + 5)
+        server.loop.call_soon_threadsafe(server.service.blocks._chunks.clear)
+        cold.set()
+        assert asked.wait(5)
+        client.send(Ack(260))
+        window(265)
+        answered.set()
+        window(260)
+        client.send(Ack(265))
+        window(270)
 
 
 def test_a_file_that_becomes_shorter_ends_with_a_word(root: Path, server: Server, client: Client) -> None:

@@ -160,8 +160,7 @@ class Transfer:
     def _go_on(self, chunk: Chunk) -> None:
         """Let the dialogue go on by itself with what follows in this chunk and in those that can be had at once."""
         self.awaited = self._machine.awaited
-        if self._machine.terms.windowsize <= self._batch:
-            self.following = chain.from_iterable(self._runs(chunk))
+        self.following = chain.from_iterable(self._runs(chunk if self._machine.terms.windowsize <= self._batch else None))
 
     def _runs(self, chunk: Chunk | None) -> Iterator[Iterator[Window]]:
         machine, window = self._machine, self._machine.terms.windowsize
@@ -235,6 +234,7 @@ class Transfer:
             self.abort(f"the file cannot be read: {outcome.strerror or outcome}")
             return
         self._chunk = outcome
+        self._catch_up()
         self._machine.sent_late(self._loop.time())
         self._send(*wanted)
 
