@@ -74,6 +74,17 @@ def test_it_is_asked_for_each_script_and_what_it_says_now_counts(host: Host, ori
     assert [path for path, _ in origin.asked] == [ASKED] * 3
 
 
+def test_the_signature_is_of_what_the_api_says_now(host: Host, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Echo:
+        def sign(self, text: bytes, armoured: bool) -> bytes:
+            return text
+
+    monkeypatch.setattr(host.service, "_signer", Echo())
+    for word in ("one", "two"):
+        says(origin, **{"ipxe-script": f"#!ipxe\necho {word}\n"})
+        assert host.get(f"/ipxe.sig?mac={MAC}").body == f"#!ipxe\necho {word}\n".encode()
+
+
 def test_grub_and_pixiecores_own_side(host: Host, origin: Origin) -> None:
     says(origin, kernel="k", cmdline={"quiet": True})
     assert b" quiet" in host.get(f"/grub?mac={MAC}").body

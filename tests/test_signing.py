@@ -76,6 +76,9 @@ PATHS = {
     "metadata": "/metadata{}?mac=02-00-00-00-00-01",
     "another document": "/files/preseed{}?mac=02-00-00-00-00-01",
     "a cloud-init seed": "/cloud-init/02-00-00-00-00-01/user-data{}",
+    "Pixiecore's API": "/v1/boot/02-00-00-00-00-01{}",
+    "the same, of bootcfg": "/pixiecore/v1/boot/02-00-00-00-00-01{}",
+    "and as bootcfg wrote it": "/pixiecore/v1/boot{}/02-00-00-00-00-01",
 }
 
 

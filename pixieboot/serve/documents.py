@@ -36,6 +36,8 @@ class Documents:
                 return await self._document(request, kind, client_of(request, self._peer_mac(request)))
             case ("cloud-init", mac, part) if part in render.SEED:
                 return await self._seed(request, part, client_of(request, mac_in(mac)))
+            case ("v1", "boot", mac) | ("pixiecore", "v1", "boot", mac) if request.ticket is None:
+                return self._pixiecore(request, client_of(request, mac_in(mac)))
         return None
 
     def script(self, request: Request) -> Told | None:
@@ -83,7 +85,7 @@ class Documents:
         detail["status"] = reply.status
         return Told(reply, client, named(client), "script", detail, lasting=not issued and not isinstance(step, LocalDisk))
 
-    def pixiecore(self, request: Request, client: Client) -> Told:
+    def _pixiecore(self, request: Request, client: Client) -> Told:
         """Pixiecore's API, the server's side: what a foreign Pixiecore shall boot this machine with; 404: leave it alone."""
         assignment, step = self._next(client, request.site)
         mac, detail = named(client), {"path": request.path, "profile": booted(step), "why": step.why, "peer": request.peer}

@@ -181,15 +181,12 @@ class HttpService:
     async def _answer(self, request: Request, scope: Any, receive: Receive, send: Send) -> Reply | None:
         """The reply; None when it has been sent already."""
         journal = self.context.journal
-        if self._signer and request.parts and request.parts[-1].endswith(_SIGNATURES):
-            if told := await self._signed(request, self._signer):
-                request.only("GET")
-                return told.record(request, journal)
+        if self._signer and (told := await self._signed(request, self._signer)):
+            request.only("GET")
+            return told.record(request, journal)
         if told := await self._foreign(request):
             return told.record(request, journal)
-        if self.context.boot_api and (request.parts[:1] in _SCRIPTS or request.parts[-3:-1] == ("v1", "boot")):
-            await self._ask_api(self.context.boot_api, request)
-        if told := await self._documents.answer(request):
+        if told := await self._rendered(request):
             request.only("GET")
             return told.record(request, journal)
         if request.ticket is not None:
@@ -198,10 +195,6 @@ class HttpService:
             case () if self._rest is None:
                 request.only("GET")
                 return Reply(200, b"pixieboot: machines start at /boot.ipxe\n")
-            case ("v1", "boot", mac) | ("pixiecore", "v1", "boot", mac):
-                told = self._documents.pixiecore(request, client_of(request, mac_in(mac)))
-                request.only("GET")
-                return told.record(request, journal)
             case ("assets" | "images", *parts):
                 return await self._downloads.asset(request, parts, send, scope)
             case (remote.PREFIX, token, _):
@@ -221,9 +214,16 @@ class HttpService:
 
     async def _signed(self, request: Request, signer: Signer) -> Told | None:
         """The detached signature of exactly what the path without .sig or .asc answers; None: there is nothing to sign."""
-        stem, _, form = request.parts[-1].rpartition(".")
-        unsigned = replace(request, parts=(*request.parts[:-1], stem), headers={})  # of the whole, not of a range
-        told = await self._foreign(unsigned) or await self._documents.answer(unsigned)
+        match request.parts:
+            case ("pixiecore", "v1", "boot.sig" | "boot.asc" as signed, mac):  # where bootcfg had them
+                parts: tuple[str, ...] = ("pixiecore", "v1", "boot", mac)
+            case (*before, signed) if signed.endswith(_SIGNATURES):
+                parts = (*before, signed[:-4])
+            case _:
+                return None
+        form = signed[-3:]
+        unsigned = replace(request, parts=parts, headers={})  # of the whole, not of a range
+        told = await self._foreign(unsigned) or await self._rendered(unsigned)
         if told is None or told.reply.status != 200:
             return told
         detail: dict[str, Any] = {"path": request.path, "peer": request.peer}
@@ -234,6 +234,12 @@ class HttpService:
             return replace(told, reply=Reply(500, b"It cannot be signed: the log says why.\n"), kind="failed", detail=failed)
         reply = Reply(200, signature, TEXT if form == "asc" else b"application/octet-stream", NO_STORE)
         return replace(told, reply=reply, kind="sent", detail={**detail, "bytes": len(signature)})
+
+    async def _rendered(self, request: Request) -> Told | None:
+        """What is rendered at this path for the machine that asks; a foreign API is asked first what that boots."""
+        if self.context.boot_api and (request.parts[:1] in _SCRIPTS or request.parts[-3:-1] == ("v1", "boot")):
+            await self._ask_api(self.context.boot_api, request)
+        return await self._documents.answer(request)
 
     async def _foreign(self, request: Request) -> Told | None:
         """What the program whose registry this is would answer, to the byte; None: not a path of its."""
