@@ -1,6 +1,5 @@
 """bootcfg v0's directory, written by hand after its documentation: every endpoint byte by byte, the ladder, statuses."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 from pixieboot.registry import Registry
 from pixieboot.registry.foreign import Foreign
 from pixieboot.registry.kinds import is_bootcfg
+from tests.registryfiles import tree
 
 UUID = "16e7d8a7-bfa9-428b-9117-363341bb330b"
 FILES: dict[str, Any] = {
@@ -23,14 +23,6 @@ FILES: dict[str, Any] = {
     "cloud/default": "#cloud-config\n",
     "cloud/mac/52:54:00:a1:9c:ae": "#!/bin/sh\n",
 }
-
-
-def tree(root: Path, files: dict[str, Any]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return root
 
 
 @pytest.fixture

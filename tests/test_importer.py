@@ -1,7 +1,6 @@
 """Data directories of Matchbox and bootcfg -> files of ours; and what cannot be imported."""
 # ruff: noqa: E501  (files and reports are kept whole)
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from pixieboot.errors import OperatorError
 from pixieboot.registry.importer import imported
 from tests.importing import taken_over, written
+from tests.registryfiles import tree
 
 
 def test_matchbox(tmp_path: Path) -> None:
@@ -24,10 +24,7 @@ def test_matchbox(tmp_path: Path) -> None:
         "profiles/disk.json": {"id": "disk"},
         "generic/x.cfg": "{{.port}}",
     }  # fmt: skip
-    source = tmp_path / "matchbox"
-    for name, content in files.items():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    source = tree(tmp_path / "matchbox", files)
     settings, inventory, report = taken_over(tmp_path, source)
     assert settings.assets == source / "assets"
     node1 = inventory.groups["node1"]

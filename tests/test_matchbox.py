@@ -1,7 +1,6 @@
 """Matchbox's directory, written by hand after its documentation: every endpoint byte by byte, selection, statuses, notes."""
 # ruff: noqa: E501  (messages are kept whole: they are what an operator reads)
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from pixieboot.registry import Registry, butane
 from pixieboot.registry.foreign import Answer, Foreign
 from pixieboot.registry.kinds import is_matchbox
+from tests.registryfiles import tree
 
 FILES: dict[str, Any] = {
     "groups/default.json": {"id": "default", "name": "Default", "profile": "install"},
@@ -60,14 +60,6 @@ FILES: dict[str, Any] = {
     "{{range $k := .ssh_authorized_keys}}  - {{$k}}\n{{end}}{{end}}",
     "generic/setup.cfg": "mac={{.mac}} os={{.os}} port={{.port}} big={{.big}} q={{.request.query.os}} raw={{.request.raw_query}}\n",
 }
-
-
-def tree(root: Path, files: dict[str, Any]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return root
 
 
 @pytest.fixture

@@ -133,13 +133,7 @@ def test_a_file_that_is_replaced_is_sent_as_it_was(root: Path, client: Client, s
     (root / "new").write_bytes(b"new" * 5000)
     os.rename(root / "new", root / "file")
     client.send(Ack(0))
-    received = b""
-    while isinstance(packet := client.hear(), Data):
-        received += packet.payload
-        client.send(Ack(packet.block))
-        if len(packet.payload) < 1000:
-            break
-    assert received == CONTENT
+    assert client.rest(1000) == CONTENT
     assert client.fetch("file") == b"new" * 5000
 
 

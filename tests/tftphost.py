@@ -153,6 +153,16 @@ class Client:
         """Everything that comes until it has been quiet for so long."""
         return list(iter(lambda: self.hear(seconds), None))
 
+    def rest(self, blksize: int) -> bytes:
+        """What follows the ACK that was sent last, block by block."""
+        received = b""
+        while isinstance(packet := self.hear(), Data):
+            received += packet.payload
+            self.send(Ack(packet.block))
+            if len(packet.payload) < blksize:
+                break
+        return received
+
     def fetch(self, path: str, mode: str = "octet", /, **options: object) -> bytes:
         """The whole file.  Raises Failed, and TimeoutError when nothing comes any more."""
         received, blksize, windowsize = bytearray(), 512, 1

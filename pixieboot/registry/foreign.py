@@ -87,21 +87,21 @@ def parse_mac(text: str) -> str | None:
 
 def to_json(value: Any) -> bytes:
     """As Go's json.Marshal: no white space, map keys sorted by the caller, <, > and & escaped."""
-    text = json.dumps(_whole(value), ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(whole(value), ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text.encode()
 
 
-def _whole(value: Any) -> Any:
-    """float64 without a fraction is written without one."""
+def whole(value: Any) -> Any:
+    """What was read from JSON, its float64 without a fraction as integers: so they are written, as Go does."""
     match value:
         case float() if value.is_integer() and abs(value) < 1e21:
             return int(value)
         case dict():
-            return {key: _whole(item) for key, item in value.items()}
+            return {key: whole(item) for key, item in value.items()}
         case list():
-            return [_whole(item) for item in value]
+            return [whole(item) for item in value]
     return value
 
 

@@ -13,7 +13,7 @@ from pixieboot.registry.bootcfg import BootcfgDirectory
 from pixieboot.registry.dhcpdconf import DhcpdFile
 from pixieboot.registry.dnsmasqconf import read_dnsmasq
 from pixieboot.registry.draft import Draft, Imported
-from pixieboot.registry.foreign import read
+from pixieboot.registry.foreign import read, whole
 from pixieboot.registry.kinds import is_bootcfg, is_matchbox
 from pixieboot.registry.matchbox import MatchboxDirectory
 
@@ -56,7 +56,7 @@ def _from_inventory(draft: Draft, directory: MatchboxDirectory | BootcfgDirector
         if group.profile:
             entry["profile"] = names[group.profile]
         if group.vars:
-            entry["vars"] = _whole(dict(group.vars))
+            entry["vars"] = whole(dict(group.vars))
         draft.groups[names[group.name]] = entry
     for profile in inventory.profiles.values():
         if profile.where == "built in":
@@ -74,15 +74,3 @@ def _from_inventory(draft: Draft, directory: MatchboxDirectory | BootcfgDirector
         draft.note(
             str(path), "a template in Go's language: write it in Jinja's, or serve the directory as it is (`registry: DIRECTORY`)"
         )
-
-
-def _whole(value: Any) -> Any:
-    """Numbers without a fraction as integers."""
-    match value:
-        case float() if value.is_integer():
-            return int(value)
-        case dict():
-            return {key: _whole(item) for key, item in value.items()}
-        case list():
-            return [_whole(item) for item in value]
-    return value
