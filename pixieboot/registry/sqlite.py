@@ -97,7 +97,6 @@ class StateStore:
         self._leases = _read_leases(database)
         self.newest = max((row[0] for row in database.execute("SELECT max(written) FROM leases") if row[0]), default=0.0)
         self._states = {key: _state(text) for key, text in database.execute("SELECT key, state FROM machine_states")}
-        self.revision = 0  # grows with every change of a state
         self._discovered = {seen.mac: seen for seen in map(_seen, database.execute("SELECT * FROM discovered"))}
         self._leases_due, self._rest_due = _Work(), _Work()
         self._rest_timed = self._rest_now = False
@@ -175,7 +174,6 @@ class StateStore:
         if self._states.get(key, FRESH) == state:
             return
         self._states[key] = self._rest_due.states[key] = state
-        self.revision += 1
         self._write_later()
 
     async def keep_state(self, key: str, state: MachineState) -> None:

@@ -21,7 +21,7 @@ from pixieboot.memo import Form, Memo, Own, Remembered, form_of
 from pixieboot.model import NO_ADDRESS, NO_MAC, Arrival, Client, Event, Lease, Loader, Mac, MachineState, Site
 from pixieboot.policy import LOOP_LIMIT
 from pixieboot.pxe import RASPBERRY_PI_OUIS, STYLES, Styles, uuid_in
-from pixieboot.registry.sqlite import StoreError
+from pixieboot.registry.sqlite import FRESH, StoreError
 from pixieboot.serve.claims import Claims, is_pixieboot
 from pixieboot.serve.conflicts import Conflicts
 from pixieboot.serve.context import Context
@@ -54,8 +54,13 @@ class _Question:
 
 @dataclass(slots=True)
 class _Told(Remembered):
-    """What a client was told, ready to be told again.  event and asked: what the journal and the styles heard last, and when."""
+    """What a client was told, ready to be told again.
 
+    key and state: what was known of it, and under which name.  event and asked: what the journal and the styles heard last.
+    """
+
+    key: str
+    state: MachineState
     link: int
     site: Site
     framed: tuple[Link, bytes] | None
@@ -169,19 +174,21 @@ class DhcpService:
             self._shed(ifindex, now)
             return DONE
         inventory = context.registry.current
-        facts = (inventory, sites.version, context.store.revision, port, ifindex, local, peer if port == BOOT_PORT else None)
+        facts = (inventory, sites.version, port, ifindex, local, peer if port == BOOT_PORT else None)
         told = self._memo.find(datagram)
-        if isinstance(told, _Told) and told.facts == facts and (again := repeat(told.reply, context.leases, now)):
-            if again.lease is None:
+        if isinstance(told, _Told) and told.facts == facts and told.state is context.store.state(told.key):
+            again = repeat(told.reply, context.leases, now)
+            if again and again.lease is None:
                 return self._tell_again(told, again, datagram, port, now)
-            self._keep(again.lease, told.client.mac, partial(self._tell_again, told, again, datagram, port, now))
-            return True
+            if again and again.lease:
+                self._keep(again.lease, told.client.mac, partial(self._tell_again, told, again, datagram, port, now))
+                return True
         mac = Mac.of(datagram[_CHADDR])
-        style = self._style_learned(mac)
-        if port == SERVER_PORT and style is not None and (alike := self._memo.form(datagram, style)):
+        state = context.store.state(mac)
+        style = _style_learned(state)
+        if style is not None and (alike := self._memo.form(datagram, style)):
             form, own = alike
-            same = form.facts == (inventory, sites.version, ifindex, local)
-            if same and self._answer_stranger(form, own, mac, facts, datagram, now):
+            if form.facts == facts and self._answer_stranger(form, own, mac, state, datagram, now):
                 return True
         if inventory is not self._inventory:
             self._withhold()
@@ -223,22 +230,23 @@ class DhcpService:
         client = client_of(message)
         if context.boot_api and context.boot_api.holds(client, partial(self._answer_afresh, question)):
             return  # nobody knows yet what it boots: it is answered once that is known, and others meanwhile
-        assignment = context.assign(client, site)
+        key = context.state_key(client)
+        state, assignment = context.store.state(key), context.assign(client, site)
         self._see(client.mac, client.uuid, client, arrival.now)
         answer = respond(message, client, arrival, assignment, site, context.leases)
         if isinstance(answer, Reply):
             # A relay, and a client that renews through a router, are reached as the kernel routes.
             link = arrival.ifindex if message.giaddr == NO_ADDRESS and site.network.interface else 0
             encoded = encode(answer.message, answer.limit)
-            tell = partial(self._tell, answer, encoded, client, site, link, question)
+            tell = partial(self._tell, answer, encoded, client, key, state, site, link, question)
             if answer.lease is None:
                 tell()
             else:
                 self._keep(answer.lease, client.mac, tell)
-            style, guid = self._style_learned(client.mac), message.options.get(CLIENT_UUID, b"")
+            style, guid = _style_learned(state), message.options.get(CLIENT_UUID, b"")
             if arrival.port == SERVER_PORT and style is not None and self._is_stranger(client.mac, client.uuid, guid):
-                facts = (context.registry.current, context.sites.version, arrival.ifindex, arrival.address)
-                self._memo.learn(question.datagram, style, partial(form_of, message, client, answer, encoded, facts, site, link))
+                made = partial(form_of, message, client, answer, encoded, question.facts, site, link)
+                self._memo.learn(question.datagram, style, made)
         elif isinstance(answer, Noted):
             self._keep(answer.lease, client.mac, None)
             self._record(client.mac, answer.kind, {"address": answer.lease.address, "why": answer.why}, at=arrival.now)
@@ -247,16 +255,16 @@ class DhcpService:
             if message.type == DHCPREQUEST and message.giaddr == NO_ADDRESS:
                 self._overhear(message.address(SERVER_ID), site, arrival.ifindex)
 
-    def _answer_stranger(self, form: Form, own: Own, mac: Mac, facts: tuple[object, ...], datagram: bytes, now: float) -> bool:
+    def _answer_stranger(self, form: Form, own: Own, mac: Mac, state: MachineState, datagram: bytes, now: float) -> bool:
         """Answer one more client of a kind by its form.  False: it has to be looked at for itself."""
         context, uuid = self._context, uuid_in(own.guid)
         if not self._is_stranger(mac, uuid, own.guid) or int.from_bytes(own.xid, "big") in self.neighbours.probing:
             return False
-        who, asks_again = form.holder(own, mac), True
+        who, remember = form.holder(own, mac), True
         lease: Lease | None = None
         if who is not None:
             # More of them than fit would cost more to remember than it saves.
-            asks_again = context.leases.awaits(who.key, request=False) and self._memo.has_room(datagram)
+            remember = context.leases.awaits(who.key, request=False) and self._memo.has_room(datagram)
             claimed = form.claim(own, who, context.leases, now)
             if isinstance(claimed, str):
                 if form.reply.kind == "acked":
@@ -265,19 +273,12 @@ class DhcpService:
                 return True
             lease = claimed
         self._see(mac, uuid, form.client, now)
-        tell = partial(self._tell_stranger, form, own, mac, uuid, who, lease, facts if asks_again else None, datagram, now)
+        tell = partial(self._tell_stranger, form, own, mac, uuid, who, lease, datagram, state if remember else None, now)
         if lease is not None and form.reply.kind == "acked":
             self._keep(lease, mac, tell)
         else:
             tell()
         return True
-
-    def _style_learned(self, mac: Mac) -> str | None:
-        """The reply style learned for a machine that nobody described, "" for none; None: more is known of it than that."""
-        state = self._context.store.states().get(mac)
-        if state is None:
-            return ""
-        return state.reply_style if state == MachineState(reply_style=state.reply_style) else None
 
     def _is_stranger(self, mac: Mac, uuid: str | None, guid: bytes) -> bool:
         """Is it told what every other client of its kind is told?  A Raspberry Pi goes by its MAC and GUID."""
@@ -303,7 +304,17 @@ class DhcpService:
 
     # ------------------------------------------------------------------ answers
 
-    def _tell(self, reply: Reply, encoded: bytes, client: Client, site: Site, link: int, question: _Question) -> None:
+    def _tell(
+        self,
+        reply: Reply,
+        encoded: bytes,
+        client: Client,
+        key: str,
+        state: MachineState,
+        site: Site,
+        link: int,
+        question: _Question,
+    ) -> None:
         """Send, note, remember, and see that what was offered is free."""
         port, now = question.arrival.port, question.arrival.now
         framed = self._send(reply.destination, reply.delay, encoded, port, link, site.address)
@@ -313,7 +324,9 @@ class DhcpService:
         self._watch_style(reply, client, event.detail, now)
         self._look_for_conflicts(reply.kind, reply.probe, site)
         if port == BOOT_PORT or reply.kind in ("offered", "acked", "naked"):  # else it goes to where the question came from
-            self._memo.keep(question.datagram, _Told(question.facts, client, reply, encoded, link, site, framed, event, now))
+            self._memo.keep(
+                question.datagram, _Told(question.facts, client, reply, encoded, key, state, link, site, framed, event, now)
+            )
 
     def _tell_stranger(
         self,
@@ -323,11 +336,11 @@ class DhcpService:
         uuid: str | None,
         who: Holder | None,
         lease: Lease | None,
-        facts: tuple[object, ...] | None,
         datagram: bytes,
+        state: MachineState | None,
         now: float,
     ) -> None:
-        """As _tell, by a form.  facts: those that the answer is remembered with; None: this client will not ask the same again."""
+        """As _tell, by a form.  state: what is known of this client; None: it will not ask the same again."""
         context, reply, site = self._context, form.reply, form.site
         address, dashed = lease.address if lease else NO_ADDRESS, mac.dashed
         encoded = form.datagram(own, address, dashed)
@@ -336,10 +349,10 @@ class DhcpService:
         context.journal.record(event)
         if reply.style and reply.kind == "offered" and (follower := self._styles.asked(mac, reply.style, now)):
             self._change_style(replace(form.client, mac=mac, uuid=uuid), reply.style, follower, event.detail, now)
-        if facts:
+        if state is not None:
             told = form.told(own, who, address) if who else reply
             client = replace(form.client, mac=mac, uuid=uuid)
-            self._memo.keep(datagram, _Told(facts, client, told, encoded, form.link, site, framed, event, now))
+            self._memo.keep(datagram, _Told(form.facts, client, told, encoded, mac, state, form.link, site, framed, event, now))
         if lease and reply.kind == "offered" and site.network.probe:
             probe = lease.address if context.leases.fresh(lease.address, now) else ""
             self._look_for_conflicts(reply.kind, probe, site)
@@ -601,6 +614,13 @@ class DhcpService:
 
     def _record(self, mac: Mac | None, kind: str, detail: dict[str, Any], level: str = "info", at: float | None = None) -> None:
         self._context.journal.record(Event(self._clock() if at is None else at, mac, "dhcp", kind, detail, level))
+
+
+def _style_learned(state: MachineState) -> str | None:
+    """The reply style that a machine understands, "" if none was learned; None: more is known of the machine than that."""
+    if state is FRESH:
+        return ""
+    return state.reply_style if state == MachineState(reply_style=state.reply_style) else None
 
 
 def _with_secs(detail: Mapping[str, Any], secs: bytes) -> Mapping[str, Any]:

@@ -84,8 +84,6 @@ class Service(DhcpService):
 class Store:
     """A state store of memory only."""
 
-    revision = 0
-
     def __init__(self) -> None:
         self._states = {LEARNED: MachineState(loader_fetches=3, reply_style="menu")}
 
@@ -94,7 +92,6 @@ class Store:
 
     def set_state(self, key: str, state: MachineState) -> None:
         self._states[Mac(key)] = state
-        self.revision += 1
 
     def has_room(self, key: str) -> bool:
         return True
