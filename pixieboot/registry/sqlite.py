@@ -100,6 +100,7 @@ class StateStore:
         self._discovered = {seen.mac: seen for seen in map(_seen, database.execute("SELECT * FROM discovered"))}
         self._leases_due, self._rest_due = _Work(), _Work()
         self._rest_timed = self._rest_now = False
+        self._rest_given = 0.0
         self._writing = 0  # pieces of work that the writer has
         self._work: SimpleQueue[_Work | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -220,14 +221,14 @@ class StateStore:
         self._database.close()
 
     def _write_later(self) -> None:
-        """Nobody waits for this.  Without a running loop it is written at the end."""
+        """Nobody waits for this: at once, or a while after the last.  Without a running loop it is written at the end."""
         if not self._rest_timed:
             with suppress(RuntimeError):
-                asyncio.get_running_loop().call_later(LAZY, self._on_time)
+                asyncio.get_running_loop().call_later(max(0.0, self._rest_given + LAZY - time.monotonic()), self._on_time)
                 self._rest_timed = True
 
     def _on_time(self) -> None:
-        self._rest_timed, self._rest_now = False, True
+        self._rest_timed, self._rest_now, self._rest_given = False, True, time.monotonic()
         self._hand_over()
 
     def _hand_over(self) -> None:
