@@ -174,11 +174,11 @@ def respond(
 def repeat(reply: Reply, leases: Leases, now: float) -> Reply | None:
     """The same reply to the same question asked again on the same facts, its lease offered or bound anew.
 
-    None if the bindings have changed so that the question must be answered afresh.
+    None if it must be answered afresh: a refusal, an ACK to who is to move elsewhere, or because the bindings have changed.
     """
     deed = reply.deed
     if deed is None:
-        return None if reply.kind == "naked" else reply
+        return None if reply.lease or reply.kind == "naked" else reply
     address = reply.message.yiaddr
     held = leases.at(address)
     if held is None or held.client != deed.who.key:

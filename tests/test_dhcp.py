@@ -952,6 +952,7 @@ def test_a_client_that_is_to_move_is_asked_each_time() -> None:
     lan.assignment = a_machine(address=taken)
     renewed = lan.reply(a_message(REQUEST, ciaddr=own))
     assert renewed.kind == "acked" and renewed.deed is None
+    assert repeat(renewed, lan.leases, NOW + 1) is None, "nothing would be bound, and it may be free to move by now"
 
 
 # What the journal says

@@ -323,7 +323,7 @@ class DhcpService:
         self._context.journal.record(event)
         self._watch_style(reply, client, event.detail, now)
         self._look_for_conflicts(reply.kind, reply.probe, site)
-        if port == BOOT_PORT or reply.kind in ("offered", "acked", "naked"):  # else it goes to where the question came from
+        if port == BOOT_PORT or reply.kind in ("offered", "acked"):  # an INFORM's goes to where that came from
             self._memo.keep(
                 question.datagram, _Told(question.facts, client, reply, encoded, key, state, link, site, framed, event, now)
             )
