@@ -54,7 +54,7 @@ class Journal:
                     return
                 repeated = before.repeated
                 break
-        event = _bounded(event)
+        event = _bounded(replace(event) if event.repeated else event)  # how often it was repeated before was told then
         self._keep(timeline, event)
         if LEVELS[event.level] >= self._level and self._may_write(event):
             self._stream.write(self._line(event, {"repeated": repeated} if repeated else {}))

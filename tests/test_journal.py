@@ -58,6 +58,20 @@ def test_a_repetition_is_known_although_other_facts_came_between() -> None:
     assert journal.machines() == []
 
 
+def test_an_answer_that_is_told_again_after_another_one_is_counted_from_then_on() -> None:
+    out = io.StringIO()
+    journal = Journal(out)
+    one, other = (Event(1.0, MAC, "dhcp", "offered", {"nbp": nbp}) for nbp in "ab")
+    for event in (one, one, other, one, other):  # the very same facts, as the memory of answers holds them
+        journal.record(event)
+    assert out.getvalue().splitlines() == [
+        f"{MAC} dhcp offered nbp=a",
+        f"{MAC} dhcp offered nbp=b repeated=1",
+        f"{MAC} dhcp offered nbp=a",
+        f"{MAC} dhcp offered nbp=b",
+    ]
+
+
 def test_a_request_without_a_mac_is_joined_by_its_address() -> None:
     journal = Journal(io.StringIO())
     journal.record(Event(1.0, MAC, "dhcp", "acked", {"address": "10.0.0.9"}))
