@@ -1,7 +1,9 @@
 """Events on disk: kept over a restart, bounded, and no reason to fail."""
 
 import sqlite3
+import threading
 import time
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -35,6 +37,27 @@ def test_a_timeline_outlives_the_daemon(tmp_path: Path) -> None:
     assert again.timeline(MAC) == BOOT
     again.close()
     assert (tmp_path / "events.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_being_written_is_not_told_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = a_journal()
+    kept = History(tmp_path / "events.db", journal)
+    told: list[list[Event]] = []
+    reader = threading.Thread(target=lambda: told.append(kept.timeline(MAC)))
+    insert = kept._insert
+
+    def insert_and_be_read(batch: Sequence[Event]) -> None:
+        insert(batch)
+        reader.start()
+        reader.join(0.1)
+
+    monkeypatch.setattr(kept, "_insert", insert_and_be_read)
+    journal.record(BOOT[0])
+    kept._write_pending()
+    reader.join()
+    assert told == [BOOT[:1]]
+    monkeypatch.undo()
+    kept.close()
 
 
 def test_a_damaged_file_is_moved_aside(tmp_path: Path) -> None:

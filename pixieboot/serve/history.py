@@ -45,6 +45,7 @@ class History:
         self.error = ""
         self._closing = threading.Event()
         self._pending: list[Event] = []  # the loop adds to its end, the writer takes from its head: no step of either needs a lock
+        self._written = threading.Lock()  # held from writing a batch until pending is without it; not for the loop
         self._limit = MOST  # of pending
         self._journal, self._said = journal, 0.0
         self.left_out = 0  # events of a flood that are not on disk
@@ -55,10 +56,11 @@ class History:
 
     def timeline(self, mac: Mac) -> list[Event]:
         """All that is kept of a machine, oldest first.  Reads the disk: not for the loop's own thread."""
-        waiting = [event for event in self._pending.copy() if event.mac == mac]
-        with sqlite3.connect(self.path, timeout=2.0) as reader:
-            stored = _events(reader, mac)
-        reader.close()
+        with self._written:
+            waiting = [event for event in self._pending.copy() if event.mac == mac]
+            with sqlite3.connect(self.path, timeout=2.0) as reader:
+                stored = _events(reader, mac)
+            reader.close()
         return stored + waiting
 
     def close(self) -> None:
@@ -98,8 +100,9 @@ class History:
     def _write_pending(self) -> None:
         batch = self._pending.copy()
         try:
-            self._insert(batch)
-            del self._pending[: len(batch)]
+            with self._written:
+                self._insert(batch)
+                del self._pending[: len(batch)]
         finally:
             self._limit = min(len(self._pending) + MOST, PENDING)
 
