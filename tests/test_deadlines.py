@@ -137,6 +137,14 @@ def test_when_the_time_is_up(host: Host, clock: Clock, profile: str, says: str) 
     assert state(host, "inst").overdue == 0 and "exit 1" in script(host, INSTALLED), "late, but installed"
 
 
+def test_a_deadline_of_before_the_start_stands_when_the_clock_is_set_right(host: Host, clock: Clock) -> None:
+    """A host without a battery was without power, and begins where it was."""
+    order(host, "disk", MachineState(boot="once", deadline=clock.now + 3600))
+    clock.now, clock.set = clock.now + 7200, 2
+    assert host.call(host.context.deadlines.expire) is None
+    assert [event.detail["machine"] for event in alarms(host, "overdue")] == ["disk"]
+
+
 @pytest.mark.parametrize("hours", [72, -72])
 def test_setting_the_clock_neither_ends_an_installation_nor_prolongs_it(host: Host, clock: Clock, hours: float) -> None:
     """A host without a battery is given the time of day amid the first boots."""

@@ -33,6 +33,7 @@ class Deadlines:
         self._registry, self._store, self._journal = registry, store, journal
         self._clock, self._steady = clock, steady
         self._ahead = clock() - steady()
+        self._begun: set[str] = set()  # since the start: these deadlines were reckoned by the clock as it goes now
         self._changed = asyncio.Event()
 
     def begins(self, key: str, assignment: Assignment, profile: Profile) -> None:
@@ -43,6 +44,7 @@ class Deadlines:
         if assignment.machine or self._store.has_room(key):
             self._follow_clock()
             self._store.set_state(key, replace(state, deadline=self._clock() + profile.once_timeout))
+            self._begun.add(key)
             self._changed.set()
 
     async def run(self) -> None:
@@ -73,11 +75,15 @@ class Deadlines:
         return following
 
     def _follow_clock(self) -> None:
-        """Who sets the clock of this host neither ends an installation nor gives it more time: its deadline moves along."""
+        """Who sets the clock of this host neither ends an installation nor gives it more time: its deadline moves along.
+
+        Not one of before the start: a host without a battery is set right to the time that it was reckoned by.
+        """
         ahead = self._clock() - self._steady()
         if abs(moved := ahead - self._ahead) < SET:
             return
         self._ahead = ahead
-        for key, state in list(self._store.states().items()):
+        for key in self._begun:
+            state = self._store.state(key)
             if state.deadline:
                 self._store.set_state(key, replace(state, deadline=state.deadline + moved))
