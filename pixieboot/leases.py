@@ -379,11 +379,13 @@ class Leases:
     def _pools(self, site: Site) -> _Pools:
         given = site.network.pools
         if self._latest.given is not given:
-            self._latest = self._networks.get(given) or self._met(site)
+            known = self._networks.get(given)
+            # Equal pools of new settings may have another router or subnet.
+            self._latest = known if known and known.given is given else self._met(site)
         return self._latest
 
     def _met(self, site: Site) -> _Pools:
-        """The pools of a network that is seen for the first time."""
+        """The pools of a network that is seen for the first time, or anew with other settings."""
         network, subnet = site.network, site.subnet
         lowest, highest = int(subnet.network_address), int(subnet.broadcast_address)
         edges = {str(subnet.network_address), str(subnet.broadcast_address)} if subnet.prefixlen < 31 else set()
@@ -391,8 +393,11 @@ class Leases:
         spans = tuple(range(max(pool.first, lowest), min(pool.last, highest) + 1) for pool in network.pools)
         pools = self._networks[network.pools] = _Pools(network.pools, spans, sum(map(len, spans)), unfit, chain(*spans))
         for lease in sorted(self._records.values(), key=lambda lease: lease.expires):
-            if lease.state is _EXPIRED and lease.address in pools and lease.address not in self._withheld:
-                pools.freed[lease.address] = None
+            if lease.address in pools and lease.address not in self._withheld:
+                if lease.state is _EXPIRED:
+                    pools.freed[lease.address] = None
+                elif lease.state is _OFFER:
+                    pools.offered.add(lease.address)
         return pools
 
     # Time

@@ -165,6 +165,23 @@ def test_edges_router_dns_and_our_own_address_are_nobodys() -> None:
         assert offered(leases, EMIL, site, wanted=address) == ""
 
 
+def test_a_router_that_new_settings_name_in_the_same_pools_is_nobodys() -> None:
+    leases = Leases()
+    assert offered(leases, ANNA) == "10.0.0.100" and dora(leases, BERT) == "10.0.0.101"
+    leases.release(BERT, "10.0.0.101", NOW)
+    new = a_site(a_pool("10.0.0.100", "10.0.0.103"), routers=("10.0.0.102",))
+    assert [offered(leases, who, new) for who in (CARL, BERT, DORA, EMIL)] == ["10.0.0.103", "10.0.0.101", "", ""]
+    later = {offered(leases, a_client(number), new, now=NOW + 2 * OFFER_HOLD) for number in range(10, 14)}
+    assert later == {"10.0.0.100", "10.0.0.101", "10.0.0.103", ""}
+
+
+def test_new_settings_forget_no_offer() -> None:
+    leases = Leases()
+    assert all(offered(leases, who) for who in (ANNA, BERT, CARL))
+    lease = leases.offer(DORA, a_site(), None, "", NOW)
+    assert isinstance(lease, Lease) and lease.expires == NOW + HURRIED_HOLD
+
+
 def test_a_pool_ends_where_its_subnet_ends() -> None:
     site = a_site(a_pool("10.0.0.250", "10.0.1.5"), a_pool("10.5.0.1", "10.5.0.9"))
     leases = Leases()
