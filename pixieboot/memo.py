@@ -77,7 +77,7 @@ class Form:
         return leases.offer(who, self.site, None, wanted, now)
 
     def told(self, own: Own, who: Holder, address: str) -> Reply:
-        """The reply that this client would have had without a form, for `repeat`."""
+        """What `repeat` needs of the reply that this client would have had without a form."""
         assert self.reply.deed is not None, "where there is a holder"
         return replace(
             self.reply,

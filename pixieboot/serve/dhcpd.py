@@ -57,15 +57,16 @@ class _Told(Remembered):
     """What a client was told, ready to be told again.
 
     key and state: what was known of it, and under which name.  event and asked: what the journal and the styles heard last.
+    framed: as it went out, if that was as a frame.
     """
 
     key: str
     state: MachineState
     link: int
     site: Site
-    framed: tuple[Link, bytes] | None
     event: Event
     asked: float
+    framed: tuple[Link, bytes] | None = None
 
 
 @dataclass(slots=True)
@@ -237,8 +238,11 @@ class DhcpService:
         if isinstance(answer, Reply):
             # A relay, and a client that renews through a router, are reached as the kernel routes.
             link = arrival.ifindex if message.giaddr == NO_ADDRESS and site.network.interface else 0
-            encoded = encode(answer.message, answer.limit)
-            tell = partial(self._tell, answer, encoded, client, key, state, site, link, question)
+            encoded, now = encode(answer.message, answer.limit), arrival.now
+            service, kind = ("pxe", "acked") if answer.kind == "pxe acked" else ("dhcp", answer.kind)
+            event = Event(now, client.mac, service, kind, _with_secs(answer.detail(client), question.datagram[8:10]))
+            told = _Told(question.facts, client, answer, encoded, key, state, link, site, event, now)
+            tell = partial(self._tell, told, question)
             if answer.lease is None:
                 tell()
             else:
@@ -304,29 +308,15 @@ class DhcpService:
 
     # ------------------------------------------------------------------ answers
 
-    def _tell(
-        self,
-        reply: Reply,
-        encoded: bytes,
-        client: Client,
-        key: str,
-        state: MachineState,
-        site: Site,
-        link: int,
-        question: _Question,
-    ) -> None:
+    def _tell(self, told: _Told, question: _Question) -> None:
         """Send, note, remember, and see that what was offered is free."""
-        port, now = question.arrival.port, question.arrival.now
-        framed = self._send(reply.destination, reply.delay, encoded, port, link, site.address)
-        service, kind = ("pxe", "acked") if reply.kind == "pxe acked" else ("dhcp", reply.kind)
-        event = Event(now, client.mac, service, kind, _with_secs(reply.detail(client), question.datagram[8:10]))
-        self._context.journal.record(event)
-        self._watch_style(reply, client, event.detail, now)
-        self._look_for_conflicts(reply.kind, reply.probe, site)
+        reply, port = told.reply, question.arrival.port
+        told.framed = self._send(reply.destination, reply.delay, told.datagram, port, told.link, told.site.address)
+        self._context.journal.record(told.event)
+        self._watch_style(reply, told.client, told.event.detail, question.arrival.now)
+        self._look_for_conflicts(reply.kind, reply.probe, told.site)
         if port == BOOT_PORT or reply.kind in ("offered", "acked"):  # an INFORM's goes to where that came from
-            self._memo.keep(
-                question.datagram, _Told(question.facts, client, reply, encoded, key, state, link, site, framed, event, now)
-            )
+            self._memo.keep(question.datagram, told)
 
     def _tell_stranger(
         self,
@@ -352,7 +342,7 @@ class DhcpService:
         if state is not None:
             told = form.told(own, who, address) if who else reply
             client = replace(form.client, mac=mac, uuid=uuid)
-            self._memo.keep(datagram, _Told(form.facts, client, told, encoded, mac, state, form.link, site, framed, event, now))
+            self._memo.keep(datagram, _Told(form.facts, client, told, encoded, mac, state, form.link, site, event, now, framed))
         if lease and reply.kind == "offered" and site.network.probe:
             probe = lease.address if context.leases.fresh(lease.address, now) else ""
             self._look_for_conflicts(reply.kind, probe, site)
