@@ -6,7 +6,6 @@ Nothing between decode and send waits, but for a lease: that is on disk before i
 import asyncio
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,8 +18,7 @@ from pixieboot.inventory import Inventory
 from pixieboot.leases import Holder
 from pixieboot.memo import Form, Memo, Own, Remembered, form_of
 from pixieboot.model import NO_ADDRESS, NO_MAC, Arrival, Client, Event, Lease, Loader, Mac, MachineState, Site
-from pixieboot.policy import LOOP_LIMIT
-from pixieboot.pxe import RASPBERRY_PI_OUIS, STYLES, Styles, uuid_in
+from pixieboot.pxe import RASPBERRY_PI_OUIS, Styles, uuid_in
 from pixieboot.registry.sqlite import FRESH, StoreError
 from pixieboot.serve.claims import Claims, is_pixieboot
 from pixieboot.serve.conflicts import Conflicts
@@ -29,6 +27,7 @@ from pixieboot.serve.links import ETHERNET, Link
 from pixieboot.serve.neighbours import Neighbour, Neighbours
 from pixieboot.serve.packet import BROADCAST_MAC, Frames, retold, udp_frame
 from pixieboot.serve.ports import others
+from pixieboot.serve.progress import Progress
 from pixieboot.serve.udp import DONE, UdpPort
 from pixieboot.wire.dhcp import CLIENT_ID, CLIENT_UUID, DHCPREQUEST, MESSAGE_TYPE, SERVER_ID, Message, decode, encode, spans
 
@@ -37,10 +36,8 @@ EVERYBODY = "255.255.255.255"
 TELL_AGAIN = 5.0  # seconds until an answer that is repeated counts as another fact for the journal
 SAY_AGAIN = 600.0  # seconds until the same silence towards the same client is noted again
 PROBE_EVERY = 3600.0
-LOOP_SECONDS = 120.0
 _CHADDR = slice(28, 34)
 _A_REQUEST = bytes((MESSAGE_TYPE, 1, DHCPREQUEST))  # the first option of nearly every client
-REMEMBERED = 4096  # clients whose boot is followed at once
 
 
 @dataclass(slots=True)
@@ -69,16 +66,6 @@ class _Told(Remembered):
     framed: tuple[Link, bytes] | None = None
 
 
-@dataclass(slots=True)
-class _Boot:
-    """How far one client has come, while it boots."""
-
-    style: str = ""
-    tried: int = 0  # styles that led nowhere
-    loads: int = 0  # of its NBP, without its script being asked for
-    since: float = 0.0
-
-
 class DhcpService:
     """DHCP on port 67 and PXE on port 4011, for all networks of the settings."""
 
@@ -88,8 +75,7 @@ class DhcpService:
         self._frames = Frames()
         self.neighbours = Neighbours(context.sites, self._on_neighbour, clock)
         self._conflicts = Conflicts(context.sites, context.leases, clock, self._on_conflict, self._on_proxy_arp)
-        self._memo, self._styles, self._claims = Memo(), Styles(), Claims()
-        self._boots: OrderedDict[Mac, _Boot] = OrderedDict()
+        self._memo, self._progress, self._claims = Memo(), Progress(context), Claims()
         self._said: dict[tuple[Mac | None, str], float] = {}
         self._cleared: set[int] = set()  # interfaces where server mode may lease: nobody else does
         self._probed: set[int] = set()
@@ -142,7 +128,7 @@ class DhcpService:
             self._record(None, "shared port", {"why": f"{line}: it may take what is meant for us"}, "warning")
         self._withhold()
         self._context.sites.on_change.append(self._on_sites)
-        forget = self._context.journal.listen(self._on_event, ("tftp", "http"))
+        forget = self._context.journal.listen(self._progress.on_event, ("tftp", "http"))
         self.neighbours.start()
         self._conflicts.start()
         for number, port in self._ports.items():
@@ -313,7 +299,7 @@ class DhcpService:
         reply, port = told.reply, question.arrival.port
         told.framed = self._send(reply.destination, reply.delay, told.datagram, port, told.link, told.site.address)
         self._context.journal.record(told.event)
-        self._watch_style(reply, told.client, told.event.detail, question.arrival.now)
+        self._progress.watch(reply, told.client, told.event.detail, question.arrival.now)
         self._look_for_conflicts(reply.kind, reply.probe, told.site)
         if port == BOOT_PORT or reply.kind in ("offered", "acked"):  # an INFORM's goes to where that came from
             self._memo.keep(question.datagram, told)
@@ -337,8 +323,8 @@ class DhcpService:
         framed = self._send(form.destination(address, own.chaddr), 0.0, encoded, SERVER_PORT, form.link, site.address)
         event = Event(now, mac, "dhcp", reply.kind, _with_secs(form.detail(address, dashed), own.secs))
         context.journal.record(event)
-        if reply.style and reply.kind == "offered" and (follower := self._styles.asked(mac, reply.style, now)):
-            self._change_style(replace(form.client, mac=mac, uuid=uuid), reply.style, follower, event.detail, now)
+        if reply.style and reply.kind == "offered" and (follower := self._progress.styles.asked(mac, reply.style, now)):
+            self._progress.change_style(replace(form.client, mac=mac, uuid=uuid), reply.style, follower, event.detail, now)
         if state is not None:
             told = form.told(own, who, address) if who else reply
             client = replace(form.client, mac=mac, uuid=uuid)
@@ -363,7 +349,7 @@ class DhcpService:
         self._context.journal.record(told.event)
         if now - told.asked >= Styles.APART:
             told.asked, news = now, True
-            self._watch_style(reply, told.client, told.event.detail, now)
+            self._progress.watch(reply, told.client, told.event.detail, now)
         return self._look_for_conflicts(reply.kind, reply.probe, told.site) or news or reply.delay > 0
 
     def _look_for_conflicts(self, kind: str, probe: str, site: Site) -> bool:
@@ -430,80 +416,6 @@ class DhcpService:
         """Note a machine that boots over the network, described or not.  kind: itself, or one like it."""
         if kind.arch or kind.loader is not Loader.FIRMWARE:
             self._context.store.see(mac, uuid, kind.arch.value if kind.arch else None, kind.vendor_class, now)
-
-    def _watch_style(self, reply: Reply, client: Client, detail: Mapping[str, Any], now: float) -> None:
-        """Does the client understand how it was told its boot file?"""
-        if reply.kind == "pxe acked":
-            self._styles.progressed(client.mac)
-        elif reply.style and reply.kind == "offered" and (follower := self._styles.asked(client.mac, reply.style, now)):
-            self._change_style(client, reply.style, follower, detail, now)
-
-    def _boot_of(self, mac: Mac, now: float) -> _Boot:
-        boot = self._boots.get(mac)
-        if boot is None:
-            boot = self._boots[mac] = _Boot(since=now)
-            if len(self._boots) > REMEMBERED:
-                self._boots.popitem(last=False)
-        return boot
-
-    def _change_style(self, client: Client, style: str, follower: str, told: Mapping[str, Any], now: float) -> None:
-        """The client keeps asking: it does not understand this style of answer.  Use the next one (field: edk2 #6944, #8149)."""
-        context = self._context
-        machine = context.registry.current.machine_of(client)
-        if (machine and machine.reply_style != "auto") or not context.may_note(client):
-            return
-        key = context.state_key(client)
-        context.store.set_state(key, replace(context.store.state(key), reply_style=follower))
-        boot = self._boot_of(client.mac, now)
-        boot.style, boot.tried = follower, boot.tried + 1
-        asked = f"it asked {Styles.PATIENCE} times; neither port 4011 nor a transfer followed style {style}"
-        if boot.tried % len(STYLES):
-            self._record(client.mac, "style", {"style": follower, "why": f"{asked}: {follower} is tried next"}, "warning", now)
-            return
-        mend = f"let the router itself send option 67 {told.get('nbp', '')}, and our address as next-server and option 66"
-        self._record(client.mac, "style", {"style": follower, "why": f"{asked}, nor any other style: {mend}"}, "alarm", now)
-
-    def _on_event(self, event: Event) -> None:
-        """A transfer or a script request: the client understood us, or goes in circles."""
-        mac = event.mac
-        if mac is None:
-            return
-        self._styles.progressed(mac)
-        if event.kind == "script":
-            if mac in self._boots:
-                self._boots[mac].loads = 0
-        elif event.kind == "sent" and (nbp := self._nbp_of(mac)) and str(event.detail.get("path", "")).endswith(nbp):
-            boot = self._boot_of(mac, event.at)
-            if boot.style:
-                why = f"the boot program was fetched: style {boot.style} stays"
-                self._record(mac, "style works", {"style": boot.style, "why": why}, at=event.at)
-                boot.style, boot.tried = "", 0
-            self._count_load(mac, nbp, boot, event.at)
-
-    def _nbp_of(self, mac: Mac) -> str:
-        """The boot program that this client's firmware was told last to load, without its directory; "" if it was told none."""
-        for event in reversed(self._context.journal.timeline(mac)):
-            if event.detail.get("loader") == Loader.FIRMWARE.value and (path := event.detail.get("nbp") or event.detail.get("url")):
-                return str(path).rpartition("/")[2]
-        return ""
-
-    def _count_load(self, mac: Mac, nbp: str, boot: _Boot, now: float) -> None:
-        """The same program again and again, and never its script: after three the other one is offered (ipxe #908, #913, #922)."""
-        if now - boot.since > LOOP_SECONDS:
-            boot.loads, boot.since = 0, now
-        boot.loads += 1
-        if boot.loads < LOOP_LIMIT:
-            return
-        context = self._context
-        if not context.may_note(Client(mac)):
-            return
-        key = context.state_key(Client(mac))
-        state = context.store.state(key)
-        # From the usual program to its alternate, and if that goes in circles too, back.
-        context.store.set_state(key, replace(state, loader_fetches=0 if state.loader_fetches else boot.loads))
-        why = f"{nbp} was loaded {boot.loads} times in {LOOP_SECONDS:.0f} s and never asked for its script: another is tried"
-        self._record(mac, "loop", {"nbp": nbp, "why": why}, "warning", now)
-        boot.loads = 0
 
     # ------------------------------------------------------------------ silence
 
