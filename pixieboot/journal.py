@@ -49,7 +49,8 @@ class Journal:
         timeline, repeated = self._timelines.get(event.mac), 0
         for before in reversed(timeline or ()):
             if before.kind == event.kind and before.service == event.service:
-                if before is event or (event.at - before.at < REPEAT_SECONDS and event.detail == before.detail):
+                # What is kept was bounded: a long text is compared as it would be.
+                if before is event or (event.at - before.at < REPEAT_SECONDS and _bounded(event).detail == before.detail):
                     before.repeated += 1
                     return
                 repeated = before.repeated

@@ -43,6 +43,15 @@ def test_the_same_fact_at_once_is_counted_and_not_said_again() -> None:
     assert journal.counts == {("dhcp", "offered"): 4}
 
 
+@pytest.mark.parametrize("path", ["\udcff", "x" * 1001, "é\u202e"], ids=["no UTF-8", "long", "bidirectional"])
+def test_a_hostile_text_that_is_repeated_is_counted_too(path: str) -> None:
+    out = io.StringIO()
+    journal = Journal(out)
+    for at in (1.0, 2.0, 3.0):
+        journal.record(Event(at, MAC, "tftp", "missing", {"path": path}))
+    assert [event.repeated for event in journal.timeline(MAC)] == [2] and out.getvalue().count("\n") == 1
+
+
 def test_a_repetition_is_known_although_other_facts_came_between() -> None:
     out = io.StringIO()
     journal = Journal(out)

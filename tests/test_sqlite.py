@@ -234,6 +234,17 @@ def test_a_full_disk_costs_the_lease_but_not_the_daemon(tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_what_cannot_be_written_at_all_is_refused_and_the_next_lease_is_kept(tmp_path: Path) -> None:
+    async def work(store: StateStore) -> None:
+        with pytest.raises(StoreError, match="surrogates not allowed"):
+            await asyncio.wait_for(store.keep(replace(LEASE, hostname="\udcff")), 10)
+        await asyncio.wait_for(store.keep(LEASE), 10)
+
+    store = kept(tmp_path / "state.db", work)
+    assert store.leases() == [LEASE]
+    store.close()
+
+
 CHILD = """
 import asyncio, sys
 from pixieboot.model import Lease, LeaseState, Mac

@@ -296,11 +296,11 @@ class StateStore:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as error:
+        except Exception as error:  # whatever it is: without its writer the daemon would lease nothing any more, and say nothing
             return self._store_error(error)
         return None
 
-    def _store_error(self, error: sqlite3.Error) -> StoreError:
+    def _store_error(self, error: Exception) -> StoreError:
         number = errno.ENOSPC if _out_of_room(error) else errno.EIO
         return StoreError(number, f"{self.path} cannot be written: {error}")
 
@@ -354,7 +354,7 @@ def _prepare(database: sqlite3.Connection) -> None:
         )
 
 
-def _out_of_room(error: sqlite3.Error) -> bool:
+def _out_of_room(error: Exception) -> bool:
     return getattr(error, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_IOERR_WRITE") or "full" in str(error)
 
 
