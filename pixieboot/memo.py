@@ -14,7 +14,7 @@ from typing import Any
 from pixieboot.dhcp import Destination, Reply, client_key
 from pixieboot.leases import Holder, Leases
 from pixieboot.model import NO_ADDRESS, Client, Lease, Loader, Mac, Site
-from pixieboot.pxe import said
+from pixieboot.pxe import said, uuid_in
 from pixieboot.wire.dhcp import BOOT_FILE, CLIENT_ID, CLIENT_UUID, HOST_NAME, REQUESTED_ADDRESS, Message, dotted, packed, spans
 
 _XID, _SECS, _YIADDR, _CHADDR, _FILE = slice(4, 8), slice(8, 10), slice(16, 20), slice(28, 34), slice(108, 236)
@@ -47,6 +47,11 @@ class Own:
     client_id: bytes
     guid: bytes
 
+    @property
+    def requested(self) -> str:
+        """The address that it asks for, "" for none: as Message.address has it."""
+        return dotted(self.wanted) if len(self.wanted) == 4 else ""
+
 
 @dataclass(slots=True)
 class Form:
@@ -70,11 +75,15 @@ class Form:
 
     def claim(self, own: Own, who: Holder, leases: Leases, now: float) -> Lease | str:
         """Offer or bind an address to this client, as was done for the one before; or why not."""
-        deed, wanted = self.reply.deed, dotted(own.wanted) if len(own.wanted) == 4 else ""  # as Message.address
+        deed = self.reply.deed
         assert deed is not None, "where there is a holder"
         if deed.selecting:
-            return leases.bind(who, self.site, None, wanted, deed.seconds, now)
-        return leases.offer(who, self.site, None, wanted, now)
+            return leases.bind(who, self.site, None, own.requested, deed.seconds, now)
+        return leases.offer(who, self.site, None, own.requested, now)
+
+    def asker(self, own: Own, mac: Mac) -> Client:
+        """This client, as far as its kind and its names go."""
+        return replace(self.client, mac=mac, uuid=uuid_in(own.guid))
 
     def told(self, own: Own, who: Holder, address: str) -> Reply:
         """What `repeat` needs of the reply that this client would have had without a form."""
@@ -83,7 +92,7 @@ class Form:
             self.reply,
             message=replace(self.reply.message, yiaddr=address),
             destination=self.destination(address, own.chaddr),
-            deed=replace(self.reply.deed, who=who, wanted=dotted(own.wanted) if len(own.wanted) == 4 else ""),
+            deed=replace(self.reply.deed, who=who, wanted=own.requested),
         )
 
     def datagram(self, own: Own, address: str, dashed: str) -> bytes:

@@ -263,7 +263,7 @@ class DhcpService:
                 return True
             lease = claimed
         self._see(mac, uuid, form.client, now)
-        tell = partial(self._tell_stranger, form, own, mac, uuid, who, lease, datagram, state if remember else None, now)
+        tell = partial(self._tell_stranger, form, own, mac, who, lease, datagram, state if remember else None, now)
         if lease is not None and form.reply.kind == "acked":
             self._keep(lease, mac, tell)
         else:
@@ -309,7 +309,6 @@ class DhcpService:
         form: Form,
         own: Own,
         mac: Mac,
-        uuid: str | None,
         who: Holder | None,
         lease: Lease | None,
         datagram: bytes,
@@ -324,11 +323,11 @@ class DhcpService:
         event = Event(now, mac, "dhcp", reply.kind, _with_secs(form.detail(address, dashed), own.secs))
         context.journal.record(event)
         if reply.style and reply.kind == "offered" and (follower := self._progress.styles.asked(mac, reply.style, now)):
-            self._progress.change_style(replace(form.client, mac=mac, uuid=uuid), reply.style, follower, event.detail, now)
+            self._progress.change_style(form.asker(own, mac), reply.style, follower, event.detail, now)
         if state is not None:
             told = form.told(own, who, address) if who else reply
-            client = replace(form.client, mac=mac, uuid=uuid)
-            self._memo.keep(datagram, _Told(form.facts, client, told, encoded, mac, state, form.link, site, event, now, framed))
+            kept = _Told(form.facts, form.asker(own, mac), told, encoded, mac, state, form.link, site, event, now, framed)
+            self._memo.keep(datagram, kept)
         if lease and reply.kind == "offered" and site.network.probe:
             probe = lease.address if context.leases.fresh(lease.address, now) else ""
             self._look_for_conflicts(reply.kind, probe, site)
