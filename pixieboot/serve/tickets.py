@@ -92,10 +92,10 @@ class Tickets:
         """Note who fetches; on disk on return.  Raises StoreError when it cannot be kept."""
         store, now, key = self._context.store, self._clock(), asking.key
         mark, state = self._mark(asking, now), store.state(key)
-        if any(used == mark for used, _, _ in state.fetched):
-            return
-        kept = [(used, user, at) for used, user, at in state.fetched if now - at < LIFETIME]
-        await store.keep_state(key, replace(state, fetched=(*kept, (mark, asking.peer, now))))
+        if not any(used == mark for used, _, _ in state.fetched):
+            kept = [(used, user, at) for used, user, at in state.fetched if now - at < LIFETIME]
+            state = replace(state, fetched=(*kept, (mark, asking.peer, now)))
+        await store.keep_state(key, state)  # also if it was noted before: that may not have come to the disk
 
     def _mark(self, asking: Asking, now: float) -> str:
         """What is noted of a use: which boot, and which document.  Raises Denied for a ticket that is none."""
