@@ -201,7 +201,7 @@ class Memo:
         return len(self._held) < self._size or self.find(datagram) is not None
 
     def keep(self, datagram: bytes, remembered: Remembered) -> None:
-        if len(self._held) >= self._size:
+        if not self.has_room(datagram):
             self._held.clear()
         self._held[datagram[:4] + datagram[10:]] = remembered
 

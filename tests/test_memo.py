@@ -215,6 +215,21 @@ def test_a_memo_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(cuts) <= 3 and all(len(cut.forms) <= 3 for cut in cuts)
 
 
+def test_a_full_memo_has_room_for_what_it_holds() -> None:
+    lan, memo = Lan("proxy"), Memo(size=2)
+    first, second, third = (a_message(DISCOVER, UEFI, flags=number) for number in range(3))
+
+    def keep(message: Message) -> None:
+        memo.keep(encode(message), Remembered((), client_of(message), lan.reply(message), b""))
+
+    for message in (first, second, first):
+        assert memo.has_room(encode(message))
+        keep(message)
+    assert memo.find(encode(second)) and not memo.has_room(encode(third))
+    keep(third)
+    assert memo.find(encode(third)) and not memo.find(encode(second))
+
+
 def test_a_lease_by_form_is_a_lease() -> None:
     shop = Shop(a_site("server"))
     for number in (1, 2):
