@@ -16,6 +16,7 @@ MACHINES = 20_000  # timelines kept in memory: the least recently seen machine g
 EVENTS_PER_MACHINE = 200
 REPEAT_SECONDS = 5.0  # the same fact about the same machine within this time is counted, not said again
 LINES_PER_SECOND = 500  # of the log: a flood of made-up machines does not fill the disk
+LATE = 10  # seconds after which a fact is told at most; who is later comes by a clock that was set back
 VALUE_LIMIT = 300  # characters of one value in a log line
 KEPT_LIMIT = 1000  # characters of one value in memory: a request line has up to 32 KiB, a TFTP name up to 64
 
@@ -50,7 +51,7 @@ class Journal:
         for before in reversed(timeline or ()):
             if before.kind == event.kind and before.service == event.service:
                 # What is kept was bounded: a long text is compared as it would be.
-                if before is event or (event.at - before.at < REPEAT_SECONDS and _bounded(event).detail == before.detail):
+                if before is event or (abs(event.at - before.at) < REPEAT_SECONDS and _bounded(event).detail == before.detail):
                     before.repeated += 1
                     return
                 repeated = before.repeated
@@ -69,7 +70,7 @@ class Journal:
     def _may_write(self, event: Event) -> bool:
         """Is there room for one more line in this second?  Warnings have room of their own; what is left out is counted."""
         second = int(event.at)
-        if second != self._second:
+        if second > self._second or second < self._second - LATE:
             left_out = max(0, self._lines - LINES_PER_SECOND) + max(0, self._warnings - LINES_PER_SECOND)
             self._second, self._lines, self._warnings = second, 0, 0
             if left_out:

@@ -166,6 +166,26 @@ def test_a_flood_of_warnings_is_cut_short_too() -> None:
     assert lines[LINES_PER_SECOND:] == [f"{MAC} dhcp offered", "- journal left out lines=7", f"{MAC} http failed"]
 
 
+def test_facts_that_are_told_late_let_no_flood_into_the_log() -> None:
+    """A lease is told once it is on disk, with the time of its request: two seconds in turn."""
+    out = io.StringIO()
+    journal = Journal(out)
+    for number in range(2 * LINES_PER_SECOND):
+        journal.record(Event(1.0 + number % 2, Mac.of(number.to_bytes(6)), "dhcp", "offered"))
+    assert len(out.getvalue().splitlines()) == LINES_PER_SECOND + 1, "one of the first second"
+
+
+def test_a_clock_set_back_silences_neither_log_nor_timeline() -> None:
+    out = io.StringIO()
+    journal = Journal(out)
+    for at in (9000.0, 5400.0, 5401.0):
+        journal.record(Event(at, MAC, "dhcp", "offered"))
+    assert [event.at for event in journal.timeline(MAC)] == [9000.0, 5400.0]
+    for number in range(LINES_PER_SECOND):
+        journal.record(Event(1000.0 + number, Mac.of(number.to_bytes(6)), "dhcp", "offered"))
+    assert len(out.getvalue().splitlines()) == LINES_PER_SECOND + 2
+
+
 def test_what_is_kept_of_a_request_is_short_and_can_be_told() -> None:
     """5000 requests with paths of 32 KiB took 200 MiB; a TFTP name that is no UTF-8 broke every answer of the API's /events."""
     journal, heard = Journal(io.StringIO()), []  # type: ignore[var-annotated]
