@@ -1,16 +1,21 @@
 """Other applications on the port of machines."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
+from pixieboot.serve.asgi import AT_ONCE, Server
 from tests.httphost import PROTOCOLS, lawful, serving
 
 
@@ -53,6 +58,30 @@ def test_other_applications(tmp_path: Path, protocol: type[asyncio.Protocol] | N
         with host.connect() as wire:
             wire.send("GET /stream HTTP/1.0")
             assert b"".join(iter(lambda: wire.socket.recv(4096), b"")).endswith(b"\r\n\r\ndata: 1\n\n")
+
+
+def test_a_flood_of_connections_is_accepted_in_many_turns_of_the_loop() -> None:
+    """What else the loop serves would wait for all of them; and none of them is turned away meanwhile."""
+
+    async def flood() -> list[int]:
+        config = uvicorn.Config(Starlette(), http="h11", ws="none", lifespan="off", log_config=None)
+        with ExitStack() as stack:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            server = Server(config)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(server.serve([listener]))
+                while not server.started:
+                    await asyncio.sleep(0)
+                for _ in range(10 * AT_ONCE):  # the kernel answers them: the loop does not turn here
+                    stack.enter_context(socket.create_connection(listener.getsockname(), 0.5))
+                counts = [0]
+                while counts[-1] < 10 * AT_ONCE:
+                    await asyncio.sleep(0)
+                    counts.append(len(server.server_state.connections))
+                server.end()
+        return [after - before for before, after in pairwise(counts)]
+
+    assert max(asyncio.run(flood())) <= AT_ONCE + 1  # asyncio of Python 3.13 accepts one more
 
 
 @pytest.mark.parametrize("protocol", [PROTOCOLS["httptools"], PROTOCOLS["h11"]], ids=["httptools", "h11"])

@@ -11,6 +11,9 @@ import uvicorn
 from pixieboot.serve import zerocopy
 from pixieboot.serve.requests import date
 
+WAITING = 2048  # connections that the kernel keeps until they are accepted
+AT_ONCE = 16  # of them in one turn of the loop: between two turns DHCP is answered
+
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -20,12 +23,18 @@ class Server(uvicorn.Server):
     """uvicorn's, living inside our TaskGroup: no signals, no exit, no ticking."""
 
     def __init__(self, config: uvicorn.Config) -> None:
+        config.backlog = AT_ONCE  # for asyncio both numbers are one: it accepts as many as it lets wait
         super().__init__(config)
         self._ending, self.ended = asyncio.Event(), asyncio.Event()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for sock in sockets or ():
+            sock.listen(WAITING)
 
     async def main_loop(self) -> None:
         await self._ending.wait()
