@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +104,34 @@ def test_state_is_valid_at_once_and_durable_when_asked(tmp_path: Path) -> None:
     store = kept(tmp_path / "state.db", work)
     assert store.state("web1") == MachineState(boot="once", done=17.5, reply_style="direct")
     store.close()
+
+
+def test_a_loop_that_ended_amid_a_write_does_not_stop_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, over = StateStore.open(tmp_path / "state.db"), threading.Event()
+    commit = store._commit
+
+    def late(work: Any) -> StoreError | None:
+        over.wait(10)
+        return commit(work)
+
+    async def order() -> None:
+        store.set_state(MAC, MachineState(boot="local"))
+        while not store._writing:
+            await asyncio.sleep(0)
+
+    async def keep() -> None:
+        async with asyncio.timeout(5):
+            await store.keep(LEASE)
+            await store.keep_state(MAC, MachineState(boot="disk"))
+
+    monkeypatch.setattr(store, "_commit", late)
+    asyncio.run(order())
+    over.set()
+    asyncio.run(keep())
+    store.close()
+    again = StateStore.open(tmp_path / "state.db")
+    assert again.state(MAC).boot == "disk" and again.leases() == [LEASE]
+    again.close()
 
 
 def test_a_machine_is_discovered_once_and_learned_more_of(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ class StateStore:
         self._rest_timed = self._rest_now = False
         self._rest_given = 0.0
         self._writing = 0  # pieces of work that the writer has
-        self._work: SimpleQueue[_Work | None] = SimpleQueue()
+        self._work: SimpleQueue[tuple[_Work, asyncio.AbstractEventLoop] | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: threading.Thread | None = None  # not before there is something to write, and root is dropped
 
@@ -155,7 +155,7 @@ class StateStore:
         """As keep, for those who do not wait: done(None or the error) is called on the running loop."""
         due = self._leases_due
         if not due.waiting:
-            asyncio.get_running_loop().call_soon(self._hand_over)
+            self._running().call_soon(self._hand_over)
         due.leases.append(lease)
         due.waiting.append(done)
 
@@ -183,7 +183,7 @@ class StateStore:
         future, done = _awaited()
         self._rest_due.waiting.append(done)
         self._rest_now = True
-        asyncio.get_running_loop().call_soon(self._hand_over)
+        self._running().call_soon(self._hand_over)
         await future
 
     def discovered(self) -> Iterable[Discovered]:
@@ -222,10 +222,18 @@ class StateStore:
 
     def _write_later(self) -> None:
         """Nobody waits for this: at once, or a while after the last.  Without a running loop it is written at the end."""
-        if not self._rest_timed:
-            with suppress(RuntimeError):
-                asyncio.get_running_loop().call_later(max(0.0, self._rest_given + LAZY - time.monotonic()), self._on_time)
+        with suppress(RuntimeError):
+            loop = self._running()
+            if not self._rest_timed:
+                loop.call_later(max(0.0, self._rest_given + LAZY - time.monotonic()), self._on_time)
                 self._rest_timed = True
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        """The running loop.  What another before it had still to do or to hear is lost with that one.  Raises RuntimeError."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._writing, self._rest_timed = loop, 0, False
+        return loop
 
     def _on_time(self) -> None:
         self._rest_timed, self._rest_now, self._rest_given = False, True, time.monotonic()
@@ -246,17 +254,16 @@ class StateStore:
         if self._writer is None:
             self._writer = threading.Thread(target=self._write, name="state-writer", daemon=True)
             self._writer.start()
-        self._loop = asyncio.get_running_loop()
+        self._work.put((work, self._running()))
         self._writing += 1
-        self._work.put(work)
 
     def _write(self) -> None:
         """The writer thread: one transaction after the other."""
-        while work := self._work.get():
+        while given := self._work.get():
+            work, loop = given
             error = self._commit(work)
-            if self._loop:
-                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                    self._loop.call_soon_threadsafe(self._on_written, work, error)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._on_written, work, error)
 
     def _on_written(self, work: _Work, error: StoreError | None) -> None:
         self._writing -= 1
