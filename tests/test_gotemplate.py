@@ -28,6 +28,7 @@ CASES: dict[str, tuple[str, str]] = {
     "a field": ("{{.name}}", "node1"),
     "spaces inside": ("{{ .name }}", "node1"),
     "a chain": ("{{.net.gateway}} {{ .request.query.mac }}", "10.0.0.1 52:54:00:12:34:56"),
+    "a float below int64": ("{{ -1e30 }}", "-1e+30"),
     "a number": ("{{.port}} {{.half}} {{.million}}", "8080 0.5 1e+06"),
     "a bool": ("{{.on}}", "true"),
     "a list": ("{{.keys}}", "[ssh-rsa A ssh-rsa B]"),

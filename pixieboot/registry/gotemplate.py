@@ -7,6 +7,7 @@ template is compiled, not when a machine waits for it.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -304,9 +305,14 @@ def _string(token: _Token) -> str:
 def _number(token: _Token) -> int | float:
     """Raises TemplateFault for what fits into neither int64 nor float64, as Go's parser does."""
     text = token.text
-    whole = re.fullmatch(r"[+-]?(0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)", text)
-    number = float(text) if not whole else int(text, 0) if len(text) < 21 else 1 << 63
-    if not -(1 << 63) <= number < (1 << 63 if whole else float("inf")) or number == float("-inf"):
+    number: int | float
+    if re.fullmatch(r"[+-]?(0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)", text):
+        number = int(text, 0) if len(text) <= 20 else math.inf  # as many as -(2**63) has; Python itself reads up to 4,300
+        fits = -(1 << 63) <= number < 1 << 63
+    else:
+        number = float(text)
+        fits = math.isfinite(number)
+    if not fits:
         raise TemplateFault(token.line, f"the number {text[:20]} is too large")
     return number
 
