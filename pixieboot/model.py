@@ -433,7 +433,8 @@ class LeaseState(Enum):
     EXPIRED = "expired"
 
 
-# A Lease and an Event are never changed either, but made by the thousand: a frozen one takes three times as long to make.
+# A Lease and an Event are not changed either (the journal alone counts in `repeated`), but made by the thousand: a frozen one
+# takes three times as long to make.
 @dataclass(slots=True, unsafe_hash=True)
 class Lease:
     """An address and who holds it.  client is the key (RFC 2131 §4.2): the MAC, or "id:" + option 61 in hex."""

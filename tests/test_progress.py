@@ -1,6 +1,7 @@
 """What becomes of an answer: styles that lead nowhere, loaders that go in circles."""
 
 from collections.abc import Iterator
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +36,7 @@ class Watch:
     def offer(self, at: float, mac: Mac = MAC, times: int = 1) -> None:
         for number in range(times):
             self.context.journal.record(Event(at + 4 * number, mac, "dhcp", "offered", TOLD))
-            self.progress.watch(REPLY, Client(mac, Arch.X64_EFI), TOLD, at + 4 * number)
+            self.progress.watch(REPLY, mac, partial(Client, mac, Arch.X64_EFI), TOLD, at + 4 * number)
 
     def load(self, at: float, name: str = "ipxe.efi") -> None:
         self.context.journal.record(Event(at, MAC, "tftp", "sent", {"path": f"{MAC.dashed}/{name}", "bytes": int(at)}))
@@ -60,7 +61,8 @@ def test_who_asks_three_times_and_does_nothing_is_told_in_another_style(watch: W
 
 
 @pytest.mark.parametrize(
-    "meanwhile", [lambda watch: watch.load(1006.0), lambda watch: watch.progress.watch(ON_4011, Client(MAC), {}, 1006.0)]
+    "meanwhile",
+    [lambda watch: watch.load(1006.0), lambda watch: watch.progress.watch(ON_4011, MAC, partial(Client, MAC), {}, 1006.0)],
 )
 def test_who_loads_or_asks_on_4011_understood(watch: Watch, meanwhile: Any) -> None:
     watch.offer(1000.0, times=2)

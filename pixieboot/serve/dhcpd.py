@@ -164,10 +164,9 @@ class DhcpService:
         facts = (inventory, sites.version, port, ifindex, local, peer if port == BOOT_PORT else None)
         told = self._memo.find(datagram)
         if isinstance(told, _Told) and told.facts == facts and told.state is context.store.state(told.key):
-            again = repeat(told.reply, context.leases, now)
-            if again and again.lease is None:
-                return self._tell_again(told, again, datagram, port, now)
-            if again and again.lease:
+            if again := repeat(told.reply, context.leases, now):
+                if again.lease is None:
+                    return self._tell_again(told, again, datagram, port, now)
                 self._keep(again.lease, told.client.mac, partial(self._tell_again, told, again, datagram, port, now))
                 return True
         mac = Mac.of(datagram[_CHADDR])
@@ -299,7 +298,7 @@ class DhcpService:
         reply, port = told.reply, question.arrival.port
         told.framed = self._send(reply.destination, reply.delay, told.datagram, port, told.link, told.site.address)
         self._context.journal.record(told.event)
-        self._progress.watch(reply, told.client, told.event.detail, question.arrival.now)
+        self._progress.watch(reply, told.client.mac, lambda: told.client, told.event.detail, question.arrival.now)
         self._look_for_conflicts(reply.kind, reply.probe, told.site)
         if port == BOOT_PORT or reply.kind in ("offered", "acked"):  # an INFORM's goes to where that came from
             self._memo.keep(question.datagram, told)
@@ -322,8 +321,7 @@ class DhcpService:
         framed = self._send(form.destination(address, own.chaddr), 0.0, encoded, SERVER_PORT, form.link, site.address)
         event = Event(now, mac, "dhcp", reply.kind, _with_secs(form.detail(address, dashed), own.secs))
         context.journal.record(event)
-        if reply.style and reply.kind == "offered" and (follower := self._progress.styles.asked(mac, reply.style, now)):
-            self._progress.change_style(form.asker(own, mac), reply.style, follower, event.detail, now)
+        self._progress.watch(reply, mac, partial(form.asker, own, mac), event.detail, now)
         if state is not None:
             told = form.told(own, who, address) if who else reply
             kept = _Told(form.facts, form.asker(own, mac), told, encoded, mac, state, form.link, site, event, now, framed)
@@ -348,7 +346,7 @@ class DhcpService:
         self._context.journal.record(told.event)
         if now - told.asked >= Styles.APART:
             told.asked, news = now, True
-            self._progress.watch(reply, told.client, told.event.detail, now)
+            self._progress.watch(reply, told.client.mac, lambda: told.client, told.event.detail, now)
         return self._look_for_conflicts(reply.kind, reply.probe, told.site) or news or reply.delay > 0
 
     def _look_for_conflicts(self, kind: str, probe: str, site: Site) -> bool:
@@ -408,8 +406,6 @@ class DhcpService:
         if interface is None or interface.type != ETHERNET:
             return None
         return interface, udp_frame(to.chaddr or BROADCAST_MAC, interface.mac, source, port, to.address, to.port, encoded)
-
-    # ------------------------------------------------------------------ what follows from an answer
 
     def _see(self, mac: Mac, uuid: str | None, kind: Client, now: float) -> None:
         """Note a machine that boots over the network, described or not.  kind: itself, or one like it."""

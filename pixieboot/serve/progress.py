@@ -5,7 +5,7 @@ asks for its script, is given the other program.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,17 +34,34 @@ class Progress:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.styles = Styles()
+        self._styles = Styles()
         self._boots: OrderedDict[Mac, _Boot] = OrderedDict()
 
-    def watch(self, reply: Reply, client: Client, detail: Mapping[str, Any], now: float) -> None:
-        """Does the client understand how it was told its boot file?"""
+    def watch(self, reply: Reply, mac: Mac, asker: Callable[[], Client], detail: Mapping[str, Any], now: float) -> None:
+        """Does the client understand how it was told its boot file?  asker: who it is, needed only if it does not."""
         if reply.kind == "pxe acked":
-            self.styles.progressed(client.mac)
-        elif reply.style and reply.kind == "offered" and (follower := self.styles.asked(client.mac, reply.style, now)):
-            self.change_style(client, reply.style, follower, detail, now)
+            self._styles.progressed(mac)
+        elif reply.style and reply.kind == "offered" and (follower := self._styles.asked(mac, reply.style, now)):
+            self._change_style(asker(), reply.style, follower, detail, now)
 
-    def change_style(self, client: Client, style: str, follower: str, told: Mapping[str, Any], now: float) -> None:
+    def on_event(self, event: Event) -> None:
+        """A transfer or a script request: the client understood us, or goes in circles."""
+        mac = event.mac
+        if mac is None:
+            return
+        self._styles.progressed(mac)
+        if event.kind == "script":
+            if mac in self._boots:
+                self._boots[mac].loads = 0
+        elif event.kind == "sent" and (nbp := self._nbp_of(mac)) and str(event.detail.get("path", "")).endswith(nbp):
+            boot = self._boot_of(mac, event.at)
+            if boot.style:
+                why = f"the boot program was fetched: style {boot.style} stays"
+                self._record(mac, "style works", {"style": boot.style, "why": why}, event.at, "info")
+                boot.style, boot.tried = "", 0
+            self._count_load(mac, nbp, boot, event.at)
+
+    def _change_style(self, client: Client, style: str, follower: str, told: Mapping[str, Any], now: float) -> None:
         """The client keeps asking: it does not understand this style of answer.  Use the next one (field: edk2 #6944, #8149)."""
         context = self._context
         machine = context.registry.current.machine_of(client)
@@ -60,23 +77,6 @@ class Progress:
             return
         mend = f"let the router itself send option 67 {told.get('nbp', '')}, and our address as next-server and option 66"
         self._record(client.mac, "style", {"style": follower, "why": f"{asked}, nor any other style: {mend}"}, now, "alarm")
-
-    def on_event(self, event: Event) -> None:
-        """A transfer or a script request: the client understood us, or goes in circles."""
-        mac = event.mac
-        if mac is None:
-            return
-        self.styles.progressed(mac)
-        if event.kind == "script":
-            if mac in self._boots:
-                self._boots[mac].loads = 0
-        elif event.kind == "sent" and (nbp := self._nbp_of(mac)) and str(event.detail.get("path", "")).endswith(nbp):
-            boot = self._boot_of(mac, event.at)
-            if boot.style:
-                why = f"the boot program was fetched: style {boot.style} stays"
-                self._record(mac, "style works", {"style": boot.style, "why": why}, event.at, "info")
-                boot.style, boot.tried = "", 0
-            self._count_load(mac, nbp, boot, event.at)
 
     def _nbp_of(self, mac: Mac) -> str:
         """The boot program that this client's firmware was told last to load, without its directory; "" if it was told none."""

@@ -78,12 +78,12 @@ class _Http(urllib.request.HTTPHandler):
 
 
 class _Https(urllib.request.HTTPSHandler):
-    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_TlsConnection, req, context=self._tls)
-
     def __init__(self) -> None:
         self._tls = ssl.create_default_context()
         super().__init__(context=self._tls)
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_TlsConnection, req, context=self._tls)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
