@@ -105,7 +105,8 @@ class Inventory:
 
     def is_stranger(self, mac: Mac, uuid: str | None) -> bool:
         """Is a client with this MAC and UUID, at the stage of DHCP, assigned what any other of its kind is?"""
-        return self._alike and not self.describes(mac, uuid) and ("mac", mac) not in self._by_identity
+        named = mac in self._by_mac or uuid in self._by_uuid or ("mac", mac) in self._by_identity
+        return self._alike and not named
 
     def describes(self, mac: Mac, uuid: str | None) -> bool:
         """Is there a machine with this MAC or UUID?"""

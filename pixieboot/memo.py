@@ -9,17 +9,19 @@ datagram that asks.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from pixieboot.dhcp import Destination, Reply, client_key
 from pixieboot.leases import Holder, Leases
 from pixieboot.model import NO_ADDRESS, Client, Lease, Loader, Mac, Site
 from pixieboot.pxe import said, uuid_in
 from pixieboot.wire.dhcp import BOOT_FILE, CLIENT_ID, CLIENT_UUID, HOST_NAME, REQUESTED_ADDRESS, Message, dotted, packed, spans
+from pixieboot.wire.frame import Envelope
 
 _XID, _SECS, _YIADDR, _CHADDR, _FILE = slice(4, 8), slice(8, 10), slice(16, 20), slice(28, 34), slice(108, 236)
 _OWN = (HOST_NAME, REQUESTED_ADDRESS, CLIENT_ID, CLIENT_UUID)
 _NOTHING = slice(0, 0)
+_AT_ONCE = b"\0\0"  # secs of a client that has just begun to ask
 _KIND = slice(240, 243)  # most clients say first whether it is a DISCOVER or a REQUEST
 _DASHED = 17  # octets of a MAC's directory
 _Pick = Callable[[Sequence[bytes] | bytes], tuple[bytes, ...]]  # an itemgetter: these items, or these slices
@@ -35,8 +37,7 @@ class Remembered:
     datagram: bytes
 
 
-@dataclass(slots=True)
-class Own:
+class Own(NamedTuple):
     """What a datagram says of this very client."""
 
     xid: bytes
@@ -63,6 +64,8 @@ class Form:
     site: Site
     link: int
     image: bytes  # the datagram, as a format of bytes
+    envelope: Envelope | None  # of the frames that it goes in; None: the kernel sends it
+    said: Mapping[str, Any]  # what the journal says of that stranger
     blanks: _Pick  # in their order, out of (xid, yiaddr, chaddr, dashed, client_id, guid)
     path: tuple[str, str, str] | None  # which detail names the boot program, and what stands before and behind the MAC there
 
@@ -99,24 +102,41 @@ class Form:
         """The answer for this client."""
         return self.image % self.blanks((own.xid, packed(address), own.chaddr, dashed.encode(), own.client_id, own.guid))
 
+    def frame(self, datagram: bytes, own: Own, address: str) -> bytes | None:
+        """The answer as it goes out, if that is in a frame."""
+        if self.envelope is None:
+            return None
+        if self.reply.destination.chaddr:
+            return self.envelope.around(datagram, own.chaddr, packed(address))
+        return self.envelope.around(datagram)
+
     def destination(self, address: str, chaddr: bytes) -> Destination:
         """Where it goes."""
         to = self.reply.destination
         return Destination(address, to.port, chaddr) if to.chaddr else to
 
-    def detail(self, address: str, dashed: str) -> dict[str, Any]:
+    def detail(self, own: Own, address: str, dashed: str) -> dict[str, Any]:
         """What the journal says of it."""
-        found = dict(self.reply.detail(self.client))
+        found = {**self.said}
         if "address" in found:
             found["address"] = address
         if self.path:
             name, before, behind = self.path
             found[name] = before + dashed + behind
+        if own.secs != _AT_ONCE:
+            found["secs"] = int.from_bytes(own.secs, "big")
         return found
 
 
 def form_of(
-    message: Message, client: Client, reply: Reply, encoded: bytes, facts: tuple[object, ...], site: Site, link: int
+    message: Message,
+    client: Client,
+    reply: Reply,
+    encoded: bytes,
+    envelope: Envelope | None,
+    facts: tuple[object, ...],
+    site: Site,
+    link: int,
 ) -> Form | None:
     """The form for this stranger's kind; None if more of its answer is its own than can be filled in."""
     deed = reply.deed
@@ -158,7 +178,7 @@ def form_of(
             path = (name, before, behind)
     image = b"%b".join(piece.replace(b"%", b"%%") for piece in kept)
     pick = itemgetter(*[number for _, number in blanks])
-    return Form(facts, client, reply, site, link, image, pick, path)
+    return Form(facts, client, reply, site, link, image, envelope, detail, pick, path)
 
 
 class _Cut:

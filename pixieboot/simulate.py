@@ -24,11 +24,12 @@ from pixieboot.boots import Boot, size
 from pixieboot.client import Daemon
 from pixieboot.errors import OperatorError, WireError
 from pixieboot.model import IPXE_ARCHES, NO_ADDRESS, Arch, Event, Loader, Mac
-from pixieboot.serve.packet import SERVER_ANSWERS, attach, udp_frame
+from pixieboot.serve.packet import SERVER_ANSWERS, attach
 from pixieboot.verdict import Verdict, judge
 from pixieboot.wire import dhcp as wire
 from pixieboot.wire import tftp
 from pixieboot.wire.dhcp import Message
+from pixieboot.wire.frame import udp_frame
 
 KINDS = {  # what --arch takes: architecture, its number in option 93, what asks first
     "x86-bios": (Arch.X86_BIOS, 0, Loader.FIRMWARE),

@@ -72,7 +72,7 @@ class Shop:
 
     def learn(self, message: Message) -> bytes:
         encoded, reply, client = self.plainly(message)
-        self.memo.learn(encode(message), "", lambda: form_of(message, client, reply, encoded, FACTS, self.site, 2))
+        self.memo.learn(encode(message), "", lambda: form_of(message, client, reply, encoded, None, FACTS, self.site, 2))
         return encoded
 
     def form(self, message: Message) -> tuple[Form, Own, Mac]:
@@ -109,8 +109,8 @@ def test_a_form_says_to_the_next_stranger_what_respond_would(
             address = lease.address if lease else "0.0.0.0"
             assert form.datagram(own, address, mac.dashed) == expected
             assert form.destination(address, own.chaddr) == reply.destination
-            assert form.detail(address, mac.dashed) == reply.detail(client)
-            assert list(form.detail(address, mac.dashed)) == list(reply.detail(client))
+            assert form.detail(own, address, mac.dashed) == reply.detail(client)
+            assert list(form.detail(own, address, mac.dashed)) == list(reply.detail(client))
             if who:
                 told = form.told(own, who, address)
                 assert (told.deed, told.destination, told.message.yiaddr) == (reply.deed, reply.destination, address)

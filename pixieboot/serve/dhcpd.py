@@ -15,7 +15,6 @@ from typing import Any
 from pixieboot.dhcp import Destination, Noted, Reply, client_of, repeat, respond, selector
 from pixieboot.errors import OperatorError, WireError
 from pixieboot.inventory import Inventory
-from pixieboot.leases import Holder
 from pixieboot.memo import Form, Memo, Own, Remembered, form_of
 from pixieboot.model import NO_ADDRESS, NO_MAC, Arrival, Client, Event, Lease, Loader, Mac, MachineState, Site
 from pixieboot.pxe import RASPBERRY_PI_OUIS, Styles, uuid_in
@@ -25,11 +24,12 @@ from pixieboot.serve.conflicts import Conflicts
 from pixieboot.serve.context import Context
 from pixieboot.serve.links import ETHERNET, Link
 from pixieboot.serve.neighbours import Neighbour, Neighbours
-from pixieboot.serve.packet import BROADCAST_MAC, Frames, retold, udp_frame
+from pixieboot.serve.packet import Frames
 from pixieboot.serve.ports import others
 from pixieboot.serve.progress import Progress
 from pixieboot.serve.udp import DONE, UdpPort
 from pixieboot.wire.dhcp import CLIENT_ID, CLIENT_UUID, DHCPREQUEST, MESSAGE_TYPE, SERVER_ID, Message, decode, encode, spans
+from pixieboot.wire.frame import BROADCAST_MAC, envelope, retold, udp_frame
 
 SERVER_PORT, BOOT_PORT = 67, 4011
 EVERYBODY = "255.255.255.255"
@@ -234,7 +234,9 @@ class DhcpService:
                 self._keep(answer.lease, client.mac, tell)
             style, guid = _style_learned(state), message.options.get(CLIENT_UUID, b"")
             if arrival.port == SERVER_PORT and style is not None and self._is_stranger(client.mac, client.uuid, guid):
-                made = partial(form_of, message, client, answer, encoded, question.facts, site, link)
+                card, to = self._card(answer.destination, link), answer.destination.port
+                around = envelope(card.mac, site.address, SERVER_PORT, to, len(encoded)) if card else None
+                made = partial(form_of, message, client, answer, encoded, around, question.facts, site, link)
                 self._memo.learn(question.datagram, style, made)
         elif isinstance(answer, Noted):
             self._keep(answer.lease, client.mac, None)
@@ -246,24 +248,41 @@ class DhcpService:
 
     def _answer_stranger(self, form: Form, own: Own, mac: Mac, state: MachineState, datagram: bytes, now: float) -> bool:
         """Answer one more client of a kind by its form.  False: it has to be looked at for itself."""
-        context, uuid = self._context, uuid_in(own.guid)
+        context, reply, uuid = self._context, form.reply, uuid_in(own.guid)
         if not self._is_stranger(mac, uuid, own.guid) or int.from_bytes(own.xid, "big") in self.neighbours.probing:
             return False
-        who, remember = form.holder(own, mac), True
-        lease: Lease | None = None
+        who, address, returns, lease = form.holder(own, mac), NO_ADDRESS, True, None
         if who is not None:
-            # More of them than fit would cost more to remember than it saves.
-            remember = context.leases.awaits(who.key, request=False) and self._memo.has_room(datagram)
+            returns = context.leases.awaits(who.key, request=False)
             claimed = form.claim(own, who, context.leases, now)
             if isinstance(claimed, str):
-                if form.reply.kind == "acked":
+                if reply.kind == "acked":
                     return False
                 self._ignore(mac, claimed, now)
                 return True
-            lease = claimed
-        self._see(mac, uuid, form.client, now)
-        tell = partial(self._tell_stranger, form, own, mac, who, lease, datagram, state if remember else None, now)
-        if lease is not None and form.reply.kind == "acked":
+            lease, address = claimed, claimed.address
+
+        def tell() -> None:
+            dashed, card = mac.dashed, context.sites.link(form.link)
+            encoded = form.datagram(own, address, dashed)
+            frame = form.frame(encoded, own, address)
+            framed = (card, frame) if card and frame else None
+            self._transmit(framed, reply.destination, encoded, SERVER_PORT, form.link, form.site.address)
+            event = Event(now, mac, "dhcp", reply.kind, form.detail(own, address, dashed))
+            context.journal.record(event)
+            if reply.kind == "offered":
+                self._see(mac, uuid, form.client, now)
+                self._progress.watch(reply, mac, lambda: form.asker(own, mac), event.detail, now)
+                if form.site.network.probe:
+                    probe = address if context.leases.fresh(address, now) else ""
+                    self._look_for_conflicts(reply.kind, probe, form.site)
+            # More of those that return than fit would cost more to remember than it saves; a new one will not ask the same again.
+            if returns and self._memo.has_room(datagram):
+                told = form.told(own, who, address) if who else reply
+                kept = _Told(form.facts, form.asker(own, mac), told, encoded, mac, state, form.link, form.site, event, now, framed)
+                self._memo.keep(datagram, kept)
+
+        if lease and reply.kind == "acked":
             self._keep(lease, mac, tell)
         else:
             tell()
@@ -302,33 +321,6 @@ class DhcpService:
         self._look_for_conflicts(reply.kind, reply.probe, told.site)
         if port == BOOT_PORT or reply.kind in ("offered", "acked"):  # an INFORM's goes to where that came from
             self._memo.keep(question.datagram, told)
-
-    def _tell_stranger(
-        self,
-        form: Form,
-        own: Own,
-        mac: Mac,
-        who: Holder | None,
-        lease: Lease | None,
-        datagram: bytes,
-        state: MachineState | None,
-        now: float,
-    ) -> None:
-        """As _tell, by a form.  state: what is known of this client; None: it will not ask the same again."""
-        context, reply, site = self._context, form.reply, form.site
-        address, dashed = lease.address if lease else NO_ADDRESS, mac.dashed
-        encoded = form.datagram(own, address, dashed)
-        framed = self._send(form.destination(address, own.chaddr), 0.0, encoded, SERVER_PORT, form.link, site.address)
-        event = Event(now, mac, "dhcp", reply.kind, _with_secs(form.detail(address, dashed), own.secs))
-        context.journal.record(event)
-        self._progress.watch(reply, mac, partial(form.asker, own, mac), event.detail, now)
-        if state is not None:
-            told = form.told(own, who, address) if who else reply
-            kept = _Told(form.facts, form.asker(own, mac), told, encoded, mac, state, form.link, site, event, now, framed)
-            self._memo.keep(datagram, kept)
-        if lease and reply.kind == "offered" and site.network.probe:
-            probe = lease.address if context.leases.fresh(lease.address, now) else ""
-            self._look_for_conflicts(reply.kind, probe, site)
 
     def _tell_again(self, told: _Told, reply: Reply, question: bytes, port: int, now: float) -> bool:
         """The same answer to the same question, but for its transaction number.  True: something is left to the loop."""
@@ -372,16 +364,19 @@ class DhcpService:
 
     def _send(self, to: Destination, delay: float, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
         """Send, at once or after the delay that some ROMs need; link 0: as the kernel routes.  The frame, if it went as one."""
-        framed = self._frame(to, encoded, port, link, source)
+        framed = None
+        if card := self._card(to, link):
+            framed = card, udp_frame(to.chaddr or BROADCAST_MAC, card.mac, source, port, to.address, to.port, encoded)
         if delay > 0:
-            asyncio.get_running_loop().call_later(delay, self._transmit, to, encoded, port, link, source, framed)
+            asyncio.get_running_loop().call_later(delay, self._transmit, framed, to, encoded, port, link, source)
             return None
-        self._transmit(to, encoded, port, link, source, framed)
+        self._transmit(framed, to, encoded, port, link, source)
         return framed
 
     def _transmit(
-        self, to: Destination, encoded: bytes, port: int, link: int, source: str, framed: tuple[Link, bytes] | None
+        self, framed: tuple[Link, bytes] | None, to: Destination, encoded: bytes, port: int, link: int, source: str
     ) -> None:
+        """As a frame, if there is one that its link takes."""
         if framed:
             try:
                 self._frames.send(*framed)
@@ -395,17 +390,13 @@ class DhcpService:
         except OSError as error:
             self._record(None, "not sent", {"to": address, "why": str(error.strerror)}, "warning")
 
-    def _frame(self, to: Destination, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
-        """The answer as an Ethernet frame: to a card that has no address yet, or to all.  None: for the kernel to send.
+    def _card(self, to: Destination, link: int) -> Link | None:
+        """The card that sends it in a frame of our own: to one that has no address yet, or to all.  None: the kernel sends it.
 
         The kernel could broadcast too, but hears itself then, and needs twice as long.
         """
-        if not to.chaddr and to.address != EVERYBODY:
-            return None
-        interface = self._context.sites.link(link)
-        if interface is None or interface.type != ETHERNET:
-            return None
-        return interface, udp_frame(to.chaddr or BROADCAST_MAC, interface.mac, source, port, to.address, to.port, encoded)
+        card = self._context.sites.link(link) if to.chaddr or to.address == EVERYBODY else None
+        return card if card and card.type == ETHERNET else None
 
     def _see(self, mac: Mac, uuid: str | None, kind: Client, now: float) -> None:
         """Note a machine that boots over the network, described or not.  kind: itself, or one like it."""

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pixieboot.errors import WireError
 from pixieboot.model import NO_ADDRESS, Mac, Site
 from pixieboot.serve.links import ETHERNET, Link, Sites
-from pixieboot.serve.packet import BROADCAST_MAC, ETH_IP, SERVER_ANSWERS, Frames, Tap, udp_frame
+from pixieboot.serve.packet import SERVER_ANSWERS, Frames, Tap
 from pixieboot.wire.dhcp import Message, decode, encode
+from pixieboot.wire.frame import BROADCAST_MAC, ETH_IP, udp_frame
 
 TRIES = (0.0, 1.0, 1.5)  # seconds before each DISCOVER of a probe
 PATIENCE = 1.0  # seconds of listening after the last: 3.5 in all, for servers that ping an address for 3 s before they offer it

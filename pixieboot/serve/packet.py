@@ -1,4 +1,4 @@
-"""Below IP: Ethernet frames to clients that have no address yet, ARP questions, and a tap for other servers' answers.
+"""Below IP: a sender of Ethernet frames, ARP questions, and a tap for other servers' answers.
 
 All three are AF_PACKET sockets, opened while the daemon is still root; afterwards they serve links that appear later too.
 """
@@ -10,19 +10,16 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
 
 from pixieboot.errors import OperatorError
 from pixieboot.serve.links import Link
+from pixieboot.wire.frame import BROADCAST_MAC, ETH_IP
 
-ETH_IP, ETH_ARP = 0x0800, 0x0806
+ETH_ARP = 0x0806
 SO_ATTACH_FILTER = 26
-BROADCAST_MAC = b"\xff" * 6
 BATCH = 64
 SENDERS = 4  # interfaces that frames are sent by without naming them anew
 _ETHERNET = struct.Struct("!6s6sH")
-_HEADERS = struct.Struct("!6s6sH HHIHH4s4s HHHH")  # Ethernet, IPv4, UDP
-_VERSION, _WHOLE, _UDP = 0x4500, 0x4000, 0x4011  # version and length, don't fragment, time to live and protocol
 _ARP = struct.Struct("!HHBBH6s4s6s4s")
 
 # Classic BPF: (code, jump if true, jump if false, operand); see linux/filter.h.
@@ -46,36 +43,6 @@ SERVER_ANSWERS = (
 """UDP from port 67 to port 68: what DHCP servers say to clients, whoever they are."""
 
 log = logging.getLogger(__name__)
-
-
-@lru_cache(4096)
-def _packed(address: str) -> tuple[bytes, int]:
-    """An address as four octets, and as a number."""
-    octets = socket.inet_aton(address)
-    return octets, int.from_bytes(octets, "big")
-
-
-def udp_frame(to: bytes, own: bytes, source: str, source_port: int, target: str, target_port: int, payload: bytes) -> bytes:
-    """An Ethernet frame with one IPv4 UDP datagram, both checksums filled in; `to` and `own` are MACs of six octets."""
-    sender, sender_number = _packed(source)
-    receiver, receiver_number = _packed(target)
-    length = 8 + len(payload)
-    words = int.from_bytes(payload if length % 2 == 0 else payload + b"\0", "big")
-    addresses = sender_number + receiver_number
-    # RFC 1071: a sum of 16-bit words in ones' complement is the whole number modulo 65535, which C divides at once.  A sum
-    # of 0 becomes 0xFFFF, as UDP wants it and IP allows.
-    ip_sum = 0xFFFF - (_VERSION + 20 + length + _WHOLE + _UDP + addresses) % 0xFFFF
-    udp_sum = 0xFFFF - (17 + 2 * length + source_port + target_port + addresses + words) % 0xFFFF
-    headers = _HEADERS.pack(
-        to, own, ETH_IP, _VERSION, 20 + length, _WHOLE, _UDP, ip_sum, sender, receiver, source_port, target_port, length, udp_sum
-    )
-    return headers + payload
-
-
-def retold(frame: bytes, xid: bytes) -> bytes:
-    """The same DHCP answer to another transaction number; its UDP checksum is adjusted, not added up anew (RFC 1624)."""
-    change = int.from_bytes(xid, "big") - int.from_bytes(frame[46:50], "big") - int.from_bytes(frame[40:42], "big")
-    return frame[:40] + (0xFFFF - change % 0xFFFF).to_bytes(2, "big") + frame[42:46] + xid + frame[50:]
 
 
 class Frames:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pixieboot.errors import WireError
-from pixieboot.serve.packet import BROADCAST_MAC, ETH_ARP, ETH_IP, udp_frame
+from pixieboot.serve.packet import ETH_ARP
 from pixieboot.wire.dhcp import Message, decode, encode
+from pixieboot.wire.frame import BROADCAST_MAC, ETH_IP, udp_frame
 from tests.netns import Host
 
 DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE, INFORM = range(1, 9)

@@ -59,22 +59,31 @@ class Counting(Memo):
         return found
 
 
+class Wire:
+    """What would leave, kept: as frames of our own, and by one of the ports."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[object, ...]] = []
+        self.crowded = False
+
+    def send(self, *sent: object) -> None:
+        self.sent.append(sent)
+
+
 class Service(DhcpService):
-    """Without sockets: what would leave is kept."""
+    """Without sockets, and without waiting."""
 
     def __init__(self, context: Context, memo: Memo, clock: Callable[[], float]) -> None:
         super().__init__(context, clock)
-        self._memo = memo
-        self.sent: list[tuple[object, ...]] = []
+        self._memo, self.wire = memo, Wire()
+        self._frames = self.wire  # type: ignore[assignment]
+        self._ports = dict.fromkeys(self._ports, self.wire)  # type: ignore[arg-type]
 
-    def _send(self, to: Destination, delay: float, encoded: bytes, port: int, link: int, source: str) -> None:
-        self.sent.append((to, delay, encoded, port, link, source))
-
-    def _frame(self, *_: object) -> None:
-        return None
-
-    def _transmit(self, to: Destination, encoded: bytes, port: int, link: int, source: str, framed: object) -> None:
-        self.sent.append((to, 0.0, encoded, port, link, source))
+    def _send(self, to: Destination, delay: float, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
+        if delay:
+            self.wire.send("after", delay)
+        framed = super()._send(to, 0.0, encoded, port, link, source)
+        return None if delay else framed
 
     def _keep(self, lease: Lease, mac: Mac | None, then: Callable[[], object] | None) -> None:
         if then:
@@ -132,13 +141,13 @@ class Both:
     def ask(self, datagram: bytes, port: int, peer: tuple[str, int]) -> None:
         told = []
         for side in self.sides:
-            side.service.sent.clear()
+            side.service.wire.sent.clear()
             side.events.clear()
             side.service._on_datagram(port, datagram, peer, 2, OURS)
             events = [
                 (each.kind, each.mac, each.level, {**each.detail, "secs": 0}) for each in side.events if each.kind != "ignored"
             ]
-            told.append((list(side.service.sent), events))
+            told.append((list(side.service.wire.sent), events))
         assert told[0][0] == told[1][0], datagram.hex()
         if told[0][1] and told[1][1]:  # what is the same as just before is no news
             assert told[0][1] == told[1][1], datagram.hex()
