@@ -12,11 +12,12 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from ipaddress import IPv4Address
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -46,15 +47,21 @@ CREATE TABLE discovered (
 """
 
 
-def insert_rows(database: sqlite3.Connection, table: str, rows: Iterable[tuple[object, ...]]) -> None:
+def insert_rows(database: sqlite3.Connection, table: str, rows: Sequence[tuple[str | float | None, ...]]) -> None:
     """Put rows into a table, in place of those with the same key, fifty with each statement.
 
-    sqlite3 gives up the GIL for each statement, and a busy loop is slow to give it back.
+    sqlite3 gives up the GIL for each statement, and a busy loop is slow to give it back.  A Mac goes in as str(mac): of any
+    other type than its own, be it a subclass, sqlite3 asks every value and then every adapter whether it wants to be another.
     """
-    rows = iter(rows)
-    while some := list(islice(rows, ROWS)):
-        values = ", ".join([f"({', '.join('?' * len(some[0]))})"] * len(some))
-        database.execute(f"INSERT OR REPLACE INTO {table} VALUES {values}", [value for row in some for value in row])
+    for start in range(0, len(rows), ROWS):
+        some = rows[start : start + ROWS]
+        database.execute(_insertion(table, len(some[0]), len(some)), list(chain.from_iterable(some)))
+
+
+@cache
+def _insertion(table: str, columns: int, rows: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return f"INSERT OR REPLACE INTO {table} VALUES {', '.join([row] * rows)}"
 
 
 _MEND_FILE = "Move it aside (`mv {path} {path}.damaged`, and {path}-wal with it): a new one is made, and leases begin afresh."
@@ -283,12 +290,13 @@ class StateStore:
     def _commit(self, work: _Work) -> StoreError | None:
         """All of it durable, or nothing: one transaction; a single statement is one of its own."""
         now = time.time()
-        tables: dict[str, list[tuple[object, ...]]] = {
+        tables: dict[str, list[tuple[str | float | None, ...]]] = {
             "leases": [
-                (x.address, x.client, x.mac, x.state.value, x.expires, x.hostname, x.client_id.hex(), now) for x in work.leases
+                (x.address, str(x.client), str(x.mac), x.state._value_, x.expires, x.hostname, x.client_id.hex(), now)
+                for x in work.leases
             ],
             "machine_states": [(key, json.dumps(asdict(state))) for key, state in work.states.items()],
-            "discovered": [(x.mac, x.uuid, x.arch, x.vendor, x.first_seen, x.last_seen) for x in work.discovered.values()],
+            "discovered": [(str(x.mac), x.uuid, x.arch, x.vendor, x.first_seen, x.last_seen) for x in work.discovered.values()],
         }
         database = self._database
         try:

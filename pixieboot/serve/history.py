@@ -107,7 +107,7 @@ class History:
             self._limit = min(len(self._pending) + MOST, PENDING)
 
     def _insert(self, batch: Sequence[Event]) -> None:
-        rows = ((None, e.at, e.mac, e.service, e.kind, e.level, _as_json(e.detail)) for e in batch)
+        rows = [(None, e.at, str(e.mac), e.service, e.kind, e.level, _as_json(e.detail)) for e in batch]
         with self._database:  # rolls back by itself
             insert_rows(self._database, "events", rows)
 
