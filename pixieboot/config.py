@@ -385,9 +385,9 @@ def _network(node: Node, parent: Fields) -> Network:
             what = f"the pool {_pool_text(pool)} does not lie in {subnet}"
             entry.fault(entry.nodes["pools"], what, "Correct the pool or the subnet.")
     default = Network()
-    lease_time = int(entry.seconds("lease_time", default.lease_time, 60))
-    shortest = int(entry.seconds("min_lease_time", min(default.min_lease_time, lease_time), 60))
-    longest = int(entry.seconds("max_lease_time", max(default.max_lease_time, lease_time), 60))
+    lease_time = int(entry.seconds("lease_time", default.lease_time, 2))
+    shortest = int(entry.seconds("min_lease_time", min(default.min_lease_time, lease_time), 2))
+    longest = int(entry.seconds("max_lease_time", max(default.max_lease_time, lease_time), 2))
     if not shortest <= lease_time <= longest:
         mend = "Let min_lease_time <= lease_time <= max_lease_time."
         entry.fault(node, f"lease_time of {lease_time} s does not lie between {shortest} and {longest} s", mend)

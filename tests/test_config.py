@@ -301,7 +301,7 @@ WRONG_SETTINGS = {  # one line or two of a file, what is said of it (without the
                                 "1: lease_time is '3600', want a time such as 90s, 15m, 12h or 7d. Write `lease_time: 3600s` for seconds."),
     "a time that is none": ("networks: [{interface: a, lease_time: long}]\n",
                             "1: lease_time is 'long', want a time such as 90s, 15m, 12h or 7d. Write for example `lease_time: 12h`."),
-    "a time that is too short": ("networks: [{interface: a, lease_time: 5s}]\n", "1: lease_time is 5s, which is too short. The least is 60s."),
+    "a time that is too short": ("networks: [{interface: a, lease_time: 1s}]\n", "1: lease_time is 1s, which is too short. The least is 2s."),
     "a lease beyond its limit": ("networks: [{interface: a, lease_time: 2d, max_lease_time: 1d}]\n",
                                  "1: lease_time of 172800 s does not lie between 120 and 86400 s. "
                                  "Let min_lease_time <= lease_time <= max_lease_time."),
@@ -309,7 +309,12 @@ WRONG_SETTINGS = {  # one line or two of a file, what is said of it (without the
     "a mode": ("networks: [{interface: a, dhcp: false}]\n", "1: dhcp is 'false', want proxy, server or off. Write proxy, server or off."),
     "an option": ("networks: [{interface: a, options: {ntp-servrs: [10.0.0.1]}}]\n", "1: "),
     "an option without a value": ("networks: [{interface: a, options: {42: }}]\n",
-                                  "1: the DHCP option 42 is empty. Give it a value or a list of values."),
+                                  "1: the DHCP option 42 is empty. Give it a value, a list of values, or sub-options."),
+    "an option with no sub-options": ("networks: [{interface: a, options: {43: {}}}]\n",
+                                      "1: the DHCP option 43 is empty. Give it a value, a list of values, or sub-options."),
+    "an option that has no sub-options": ("networks: [{interface: a, options: {ntp-servers: {6: 8}}}]\n",
+                                          "1: option ntp-servers (42): {'6': 8} is not an IPv4 address such as 192.168.77.1. "
+                                          'Write options by name or number: `{ntp-servers: [192.168.77.1], 224: "0x0102"}`.'),
     "an option twice": ("networks: [{interface: a, options: {42: 10.0.0.1, ntp-servers: 10.0.0.2}}]\n",
                         "1: the DHCP option ntp-servers is there twice, by name and by number. Keep one of the two."),
     "a port": ("http: {port: 0}\n", "1: port is '0', want a number from 1 to 65535. Write for example `port: 8080`."),

@@ -22,7 +22,7 @@ def test_a_machine_with_every_key(tmp_path: Path) -> None:
           vars: {role: controller, port: 8080, version: 1.10, on: [no, true]}
           local_boot: exit0
           loader: {x64-efi: shimx64.efi}
-          options: {ntp-servers: [10.0.0.1], 224: "0x0102"}
+          options: {ntp-servers: [10.0.0.1], 224: "0x0102", ipxe: {no-pxedhcp: 1}, 43: {6: 8}}
           reply_delay: 2s
           reply_style: binl
         """
@@ -40,7 +40,7 @@ def test_a_machine_with_every_key(tmp_path: Path) -> None:
         vars={"role": "controller", "port": 8080, "version": "1.10", "on": ["no", True]},
         local_boot="exit0",
         loader={"x64-efi": "shimx64.efi"},
-        options={42: bytes([10, 0, 0, 1]), 224: b"\x01\x02"},
+        options={42: bytes([10, 0, 0, 1]), 224: b"\x01\x02", 175: b"\xb0\1\1", 43: b"\6\1\x08\xff"},
         reply_delay=2.0,
         reply_style="binl",
         where=f"{tmp_path}/machines.yaml:2",

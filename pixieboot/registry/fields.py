@@ -210,8 +210,8 @@ class Fields:
         """DHCP options by name or number."""
         found: dict[int, bytes] = {}
         for name, node in self.mapping("options").items():
-            if node.value is None or isinstance(node.value, dict):
-                self.fault(node, f"the DHCP option {name} is {node.kind}", "Give it a value or a list of values.")
+            if node.value is None or node.value == {}:
+                self.fault(node, f"the DHCP option {name} is empty", "Give it a value, a list of values, or sub-options.")
                 continue
             try:
                 code, value = option(name, node.plain())
