@@ -4,7 +4,7 @@ RFC 2131 §4.3 for a server; PXE 2.1 §2.2 for a proxy, which answers DISCOVERs 
 nothing else, and for port 4011, which answers whatever such a client asks there.  Whoever gets no answer gets a reason.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,6 +20,7 @@ from pixieboot.model import (
     LeaseState,
     LoadNBP,
     LocalDisk,
+    Machine,
     Network,
     Silence,
     Site,
@@ -42,7 +43,7 @@ from pixieboot.pxe import (
 from pixieboot.wire import dhcp as wire
 from pixieboot.wire.dhcp import Message, packed, parts, payload_limit, reply_to
 
-__all__ = ["Deed", "Destination", "Noted", "Reply", "client_key", "client_of", "repeat", "respond", "selector"]
+__all__ = ["Deed", "Destination", "Noted", "Reply", "client_key", "client_of", "network_of", "repeat", "respond", "selector"]
 
 BROADCAST = "255.255.255.255"
 SERVER_PORT, CLIENT_PORT, BOOT_SERVER_PORT = 67, 68, 4011
@@ -51,6 +52,7 @@ _ETHERNET = (1, 6)  # htype, hlen
 _OURS = frozenset((0, 50, 51, 52, 53, 54, 55, 57, 61, 82, 97, 255))
 _BOOT_OPTIONS = frozenset((43, 60, 66, 67, 150, 175, 208, 209, 210, 211, *range(128, 136)))  # all that a proxy may add
 _NO_BOOT_OPTIONS_OF_NETWORK = frozenset((43, 60, 66, 67))  # for all clients of a network; boot data is for this client
+_BSDP = "Apple's BSDP is not spoken: an Intel Mac boots from a USB stick with iPXE"
 
 
 @dataclass(slots=True)
@@ -145,9 +147,33 @@ def selector(message: Message) -> str:
     return "" if message.ciaddr == NO_ADDRESS else message.ciaddr
 
 
+def network_of(message: Message, client: Client, machine: Machine | None, sites: Sequence[Site], leases: Leases) -> Site:
+    """Which of the networks on one link a client without an address belongs to.
+
+    By the server that it names; a DISCOVER by its reservation, by what it holds or held; by the address it asks for; else the
+    first with an address for a stranger.
+    """
+    named, wanted, asks = message.address(wire.SERVER_ID), message.address(wire.REQUESTED_ADDRESS), message.type == wire.DISCOVER
+    reserved, client_id = (machine and machine.address) or "", message.options.get(wire.CLIENT_ID, b"")
+
+    def holds(site: Site) -> bool:
+        key = client_key(message.chaddr, message.htype, client_id, site.network) or client.mac
+        return leases.of(key, site.subnet) is not None
+
+    rules: tuple[Callable[[Site], bool], ...] = (
+        lambda site: site.address == named,
+        lambda site: asks and reserved != "" and inside(reserved, site.subnet),
+        lambda site: asks and holds(site),
+        lambda site: wanted != "" and inside(wanted, site.subnet) and (not asks or leases.has_room(site)),
+        leases.has_room,
+    )
+    return next((site for rule in rules for site in sites if rule(site)), sites[0])
+
+
 def _agent(message: Message) -> dict[int, str]:
     """The addresses among the sub-options of option 82."""
-    return {code: wire.dotted(value) for code, value in parts(message.options.get(wire.AGENT, b"")) if len(value) == 4}
+    found = parts(message.options.get(wire.AGENT, b""))
+    return {code: wire.dotted(value) for code, value in found if len(value) == 4 and any(value)}
 
 
 def respond(
@@ -157,6 +183,8 @@ def respond(
     if message.op != wire.REQUEST:
         return Silence("it is an answer, not a question (op 2)")
     kind = message.type
+    if kind == 0 and wire.MESSAGE_TYPE in message.options:
+        return Silence("its DHCP message type (option 53) is not one octet")
     if kind == 0:
         return Silence("BOOTP without a DHCP message type: a lease for it would never end")
     if kind in (wire.OFFER, wire.ACK, wire.NAK) or kind > wire.INFORM:
@@ -216,21 +244,21 @@ def repeat(reply: Reply, leases: Leases, now: float) -> Reply | None:
 
 def _proxy(message: Message, client: Client, arrival: Arrival, assignment: Assignment, site: Site) -> Reply | Silence:
     """Boot data for a DISCOVER, beside another server that leases the address."""
+    if message.options.get(wire.VENDOR_CLASS, b"").startswith(APPLE):
+        return Silence(_BSDP)
     boots = calls_itself_boot_client(message, client)
     if boots and message.type == wire.INFORM and boot_item(message) is not None:
         return _boot_server(message, client, arrival, assignment, site)  # what ROMs before PXE 2.0 did instead of 4011
     if message.type != wire.DISCOVER:
         return Silence("a proxy answers DISCOVER only: this is between the client and the server that leases")
     if not boots:
-        if message.options.get(wire.VENDOR_CLASS, b"").startswith(APPLE):
-            return Silence("Apple's BSDP is not spoken: an Intel Mac boots from a USB stick with iPXE")
         return Silence("neither a PXE nor an HTTP boot client: the server that leases answers it alone (dhcp: proxy)")
     step = next_boot(client, assignment, site)
     if not isinstance(step, LoadNBP | FetchScript):
         return Silence(step.why)
     reply = reply_to(message)
     style = style_of(client, assignment, leasing=False)
-    data = add_boot_data(reply, message, client, step, site, style, leasing=False)
+    data = _boot_options(site) | add_boot_data(reply, message, client, step, site, style, leasing=False)
     _override(reply, data, assignment, _BOOT_OPTIONS)
     _finish(reply, message, wire.OFFER, site, data)
     if message.giaddr != NO_ADDRESS:
@@ -268,7 +296,7 @@ def _boot_server(message: Message, client: Client, arrival: Arrival, assignment:
         return Silence(step.why)
     reply = reply_to(message)
     reply.ciaddr = message.ciaddr
-    data = add_boot_data(reply, message, client, step, site, "", leasing=False)
+    data = _boot_options(site) | add_boot_data(reply, message, client, step, site, "", leasing=False)
     if item is not None:
         data[wire.VENDOR] = bytes((BOOT_ITEM, 4)) + item + b"\xff"
     _override(reply, data, assignment, _BOOT_OPTIONS)
@@ -396,7 +424,7 @@ class _Server:
     def _inform(self) -> Reply | Silence:
         """Parameters for a client that has its address from elsewhere; allocates nothing (RFC 2131 §4.3.5)."""
         if self.message.options.get(wire.VENDOR_CLASS, b"").startswith(APPLE):
-            return Silence("Apple's BSDP is not spoken: an Intel Mac boots from a USB stick with iPXE")
+            return Silence(_BSDP)
         address = self.message.ciaddr if self.message.ciaddr != NO_ADDRESS else self.arrival.peer[0]
         if address == NO_ADDRESS or not inside(address, self.site.subnet):
             return Silence(f"INFORM from {address}, which is not an address of {self.site.subnet}")
@@ -437,12 +465,13 @@ class _Server:
             elif isinstance(step, LocalDisk):
                 why = f"a lease without boot data: {why}"
         _override(reply, data, self.assignment, None)
+        _fit_times(data, seconds)
         if wire.IPV6_ONLY in data and wire.IPV6_ONLY not in message.options.get(wire.PARAMETER_LIST, b""):
             del data[wire.IPV6_ONLY]  # RFC 8925 §3.3: who does not ask keeps IPv4
         if wire.IPXE in data and step is not None:
             data[wire.IPXE] = with_no_pxedhcp(data[wire.IPXE])
-        if wire.SUBNET_SELECTION in message.options:
-            data[wire.SUBNET_SELECTION] = message.options[wire.SUBNET_SELECTION]  # RFC 3011 §2
+        if wire.SUBNET_SELECTION in message.options and message.giaddr != NO_ADDRESS:
+            data[wire.SUBNET_SELECTION] = message.options[wire.SUBNET_SELECTION]  # RFC 3011 §2: it was heeded
         _finish(reply, message, kind, site, data)
         return Reply(
             reply,
@@ -499,6 +528,20 @@ def _times(seconds: int) -> Mapping[int, bytes]:
         return {}
     times = {wire.LEASE_TIME: seconds, wire.T1: seconds // 2, wire.T2: seconds * 7 // 8}
     return {code: time.to_bytes(4, "big") for code, time in times.items()}
+
+
+def _fit_times(data: dict[int, bytes], seconds: int) -> None:
+    """Keep an operator's T1 and T2 where they fit this lease; none without a lease (RFC 2131 §4.3.5, §4.4.5)."""
+    renew, rebind = (int.from_bytes(data.get(code, b""), "big") for code in (wire.T1, wire.T2))
+    if not 0 < renew <= rebind < seconds:
+        data.pop(wire.T1, None)
+        data.pop(wire.T2, None)
+        data |= _times(seconds)
+
+
+def _boot_options(site: Site) -> dict[int, bytes]:
+    """What a network's options add to the boot data of each client: PXELINUX's 209 and 210, and the like."""
+    return {code: value for code, value in site.network.options.items() if code in _BOOT_OPTIONS - _NO_BOOT_OPTIONS_OF_NETWORK}
 
 
 def _override(reply: Message, data: dict[int, bytes], assignment: Assignment, only: frozenset[int] | None) -> None:

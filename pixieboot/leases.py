@@ -122,6 +122,11 @@ class Leases:
         """Could this client have its reservation now?"""
         return inside(reserved, site.subnet) and self._free_for(reserved, who, reserved)
 
+    def has_room(self, site: Site) -> bool:
+        """Is there an address for a stranger?"""
+        pools = self._pools(site)
+        return bool(self._unused(pools, 1) or pools.freed)
+
     def withhold(self, addresses: Iterable[str]) -> None:
         """Addresses never to be chosen freely: reservations of machines, and our own.  Replaces what was said before."""
         before, self._withheld = self._withheld, frozenset(addresses)

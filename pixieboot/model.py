@@ -67,6 +67,11 @@ class Mac(str):
     def octets(self) -> bytes:
         return bytes.fromhex(self.replace(":", ""))
 
+    @property
+    def is_ethernet(self) -> bool:
+        """Six octets?  The wire also brings none, and up to sixteen."""
+        return len(self) == 17
+
 
 NO_MAC = Mac("00:00:00:00:00:00")  # of who does not say its own, and whose address does not tell it
 

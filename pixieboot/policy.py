@@ -132,8 +132,10 @@ def back_from_disk(away: float, how: str, tries: DiskTries, assignment: Assignme
 def _load_nbp(client: Client, arch: Arch | None, assignment: Assignment, site: Site) -> Step:
     """The boot program for this firmware: named by machine, group or profile, else by the loader table."""
     if arch is None:
-        number = "no architecture" if client.arch_code is None else f"architecture {client.arch_code}"
-        return Silence(f"the client says {number}, which IANA has not assigned: it is not guessed (RFC 4578 §2.1)")
+        if client.arch_code is None:
+            return Silence("the client does not say its architecture, and it is not guessed (RFC 4578 §2.1)")
+        number = client.arch_code
+        return Silence(f"the client says architecture {number}, which IANA has not assigned: it is not guessed (RFC 4578 §2.1)")
     nbp, source = _nbp(arch, assignment, site)
     if nbp is None:
         return Silence(f"no boot program for {arch.value}; add `{arch.value}: FILE` under loaders in pixieboot.yaml")
@@ -142,7 +144,8 @@ def _load_nbp(client: Client, arch: Arch | None, assignment: Assignment, site: S
         why = f"{nbp} was loaded {assignment.state.loader_fetches} times and never asked for its script: {ALTERNATES[nbp]} instead"
         nbp = ALTERNATES[nbp]
     # The MAC before the file name tells whose transfer it is, without any table of sessions (Pixiecore's way).
-    path = f"{client.mac.dashed}/{nbp}"
+    # UEFI may show its UUID instead (htype 1, hlen 16), which names no directory.
+    path = f"{client.mac.dashed}/{nbp}" if client.mac.is_ethernet else nbp
     if client.loader is Loader.FIRMWARE_HTTP:
         return LoadNBP(f"{site.http_url}/tftp/{path}", "http", why)
     return LoadNBP(path, "tftp", why)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.dhcp import BOOTP, DHCP
 
-from pixieboot.dhcp import Destination, Noted, Reply, client_of, repeat, respond, selector
+from pixieboot.dhcp import Destination, Noted, Reply, client_of, network_of, repeat, respond, selector
 from pixieboot.errors import WireError
 from pixieboot.inventory import LOCAL, MENU
 from pixieboot.leases import Holder, Leases
@@ -406,6 +406,26 @@ def test_rfc2131_4_3_5_inform_gets_parameters_and_no_lease() -> None:
     assert lan.leases.all() == []
 
 
+@pytest.mark.parametrize(
+    "renew, rebind, wish, wanted",
+    [(900, None, 3600, (900, 3150)), (900, None, 600, (300, 525)), (None, 100, 600, (300, 525)), (100, 200, 600, (100, 200))],
+    ids=["T1 alone", "T1 behind the lease's end", "T2 before T1", "both"],
+)
+def test_rfc2131_4_4_5_an_operators_times_hold_where_they_fit_the_lease(
+    renew: int | None, rebind: int | None, wish: int, wanted: tuple[int, int]
+) -> None:
+    options = {code: seconds.to_bytes(4, "big") for code, seconds in ((58, renew), (59, rebind)) if seconds}
+    lan = Lan(network={"options": options, "min_lease_time": 600})
+    offered = lan.reply(a_message(DISCOVER, {51: wish.to_bytes(4, "big")})).message.options
+    assert tuple(int.from_bytes(offered[code], "big") for code in (58, 59)) == wanted
+    informed = lan.reply(a_message(INFORM, LINUX, ciaddr="10.77.0.7"), peer=("10.77.0.7", 68)).message.options
+    assert not {51, 58, 59} & informed.keys()
+
+
+def test_a_message_type_of_two_octets_is_not_taken_for_bootp() -> None:
+    assert "option 53" in Lan().silence(a_message(DISCOVER, {53: b"\1\1"}))
+
+
 def test_inform_without_ciaddr_is_answered_to_its_source() -> None:
     assert Lan().reply(a_message(INFORM), peer=("10.77.0.7", 68)).destination == Destination("10.77.0.7", 68)
 
@@ -551,6 +571,13 @@ def test_rfc3046_agent_information_is_echoed_octet_for_octet_and_last() -> None:
 def test_rfc3011_2_subnet_selection_is_echoed() -> None:
     offer = Lan().reply(a_message(DISCOVER, {118: aton("10.77.0.0")}, giaddr="10.77.0.9")).message
     assert offer.options[118] == aton("10.77.0.0")
+    direct = Lan().reply(a_message(DISCOVER, {118: aton("10.88.0.0")})).message
+    assert 118 not in direct.options  # it was not heeded, and clients that need it discard what does not bring it back
+
+
+def test_rfc5107_an_override_to_no_address_is_none() -> None:
+    offer = Lan().reply(a_message(DISCOVER, {82: b"\x0b\4" + bytes(4)}, giaddr="10.77.0.9")).message
+    assert offer.options[54] == aton(OURS)
 
 
 def test_rfc5107_server_identifier_override() -> None:
@@ -736,7 +763,8 @@ def test_a_machine_that_needs_time() -> None:
 def test_bsdp_is_met_with_silence_and_a_reason() -> None:
     apple = {60: b"AAPLBSDPC/i386/iMac4,1"}
     assert "BSDP" in Lan().silence(a_message(INFORM, apple, ciaddr="10.77.0.7"))
-    assert "BSDP" in Lan("proxy").silence(a_message(DISCOVER, apple))
+    for kind in (DISCOVER, INFORM):
+        assert "BSDP" in Lan("proxy").silence(a_message(kind, apple, ciaddr="10.77.0.7"))
     assert Lan().dora(apple).kind == "acked"
 
 
@@ -796,6 +824,17 @@ def test_a_proxy_leaves_a_machine_to_its_disk() -> None:
 def test_a_proxy_behind_a_relay_has_the_relay_broadcast() -> None:
     reply = Lan("proxy").reply(a_message(DISCOVER, IPXE, giaddr="10.1.0.1"))
     assert (reply.destination, reply.message.flags, reply.message.giaddr) == (Destination("10.1.0.1", 67), 0x8000, "10.1.0.1")
+
+
+def test_a_proxy_adds_the_boot_options_of_its_network() -> None:
+    """PXELINUX's 209 and 210 (RFC 5071); what firmware reads of a boot is for each client alone."""
+    options = {209: b"own.cfg", 210: b"menu/", 42: aton(ROUTER), 67: b"not.me", 60: b"nobody", 43: b"\xff"}
+    lan = Lan("proxy", network={"options": options})
+    peer = ("10.77.0.108", 4011)
+    for reply in (lan.reply(a_message(DISCOVER, UEFI)), lan.reply(a_message(REQUEST, UEFI, ciaddr=peer[0]), 4011, peer)):
+        said = reply.message.options
+        assert (said[209], said[210], said[60]) == (b"own.cfg", b"menu/", b"PXEClient")
+        assert not {42, 43, 67} & said.keys()
 
 
 def test_a_proxy_leases_nothing() -> None:
@@ -1090,3 +1129,39 @@ def test_any_message_gets_an_answer_or_a_reason(
     if isinstance(answer, Reply):
         assert answer.message.xid == message.xid and answer.message.options[54]
         assert list(answer.message.options).count(82) == (82 in message.options)
+
+
+# Several networks on one link
+
+FIRST = a_site("server")
+SECOND_POOL = (Pool(int(IPv4Address("10.78.0.100")), int(IPv4Address("10.78.0.199"))),)
+SECOND = a_site("server", pools=SECOND_POOL, subnet=IPv4Network("10.78.0.0/24"), address="10.78.0.2")
+FULL = a_site("server", pools=())
+
+
+@pytest.mark.parametrize(
+    "message, reserved, held, first, wanted",
+    [
+        (a_message(DISCOVER), None, False, FIRST, FIRST),
+        (a_message(DISCOVER), None, False, FULL, SECOND),
+        (a_message(DISCOVER), "10.78.0.10", False, FIRST, SECOND),
+        (a_message(DISCOVER), "10.99.0.10", False, FIRST, FIRST),
+        (a_message(DISCOVER), None, True, FIRST, SECOND),
+        (a_message(DISCOVER, {50: aton("10.78.0.150")}), None, False, FIRST, SECOND),
+        (a_message(DISCOVER, {50: aton("10.77.0.150")}), None, False, FULL, SECOND),
+        (a_message(REQUEST, {50: aton("10.77.0.150"), 54: aton("10.78.0.2")}), None, False, FIRST, SECOND),
+        (a_message(REQUEST, {50: aton("10.78.0.150")}), "10.77.0.10", False, FIRST, SECOND),
+        (a_message(DECLINE, {50: aton("10.78.0.150")}), None, False, FIRST, SECOND),
+        (a_message(REQUEST), None, False, FULL, SECOND),
+    ],
+    ids=["the first", "the first is full", "reserved", "reserved elsewhere", "held", "asked for", "asked for and full",
+         "the server named", "the address named", "the address declined", "nothing named"],
+)  # fmt: skip
+def test_rfc2131_4_3_1_the_network_on_a_shared_link(
+    message: Message, reserved: str | None, held: bool, first: Site, wanted: Site
+) -> None:
+    leases = Leases()
+    if held:
+        assert isinstance(leases.bind(Holder(MAC, MAC), SECOND, None, "10.78.0.123", 60, NOW), Lease)
+    machine = Machine("m", address=reserved) if reserved else None
+    assert network_of(message, client_of(message), machine, (first, SECOND), leases) is wanted

@@ -87,6 +87,12 @@ CASES: dict[str, tuple[Client, Assignment, Site, Step]] = {
         LoadNBP("52-54-00-12-34-56/ipxe.efi", "tftp", ANY),
     ),
     "no loader for the architecture": (a_client(Arch.ARM64_EFI), ASSIGNED, a_site(), Silence(ANY)),
+    "UEFI that shows its UUID for a MAC": (
+        replace(a_client(), mac=Mac.of(bytes(range(16)))),
+        ASSIGNED,
+        a_site(),
+        LoadNBP("ipxe.efi", "tftp", ANY),
+    ),
     "no architecture": (a_client(None), ASSIGNED, a_site(), Silence(ANY)),
     "an unassigned architecture": (a_client(None, code=99), ASSIGNED, a_site(), Silence(ANY)),
     "the profile's loader": (a_client(), Assignment(profile=SHIM), a_site(), LoadNBP("52-54-00-12-34-56/shimx64.efi", "tftp", ANY)),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pixieboot.dhcp import Destination, Noted, Reply, client_of, repeat, respond, selector
+from pixieboot.dhcp import Destination, Noted, Reply, client_of, network_of, repeat, respond, selector
 from pixieboot.errors import OperatorError, WireError
 from pixieboot.inventory import Inventory
 from pixieboot.memo import Form, Memo, Own, Remembered, form_of
@@ -207,13 +207,13 @@ class DhcpService:
         except WireError as error:
             self._malformed(str(error), arrival)
             return
-        site = self._site_of(message, arrival.ifindex)
+        client = client_of(message)
+        site = self._site_of(message, client, arrival.ifindex)
         if site is None or message.xid in self.neighbours.probing:
             return
         if site.network.mode == "server" and not self._may_lease(site):
             self._ignore(None, f"{site.interface}: not yet known whether another server leases there", arrival.now)
             return
-        client = client_of(message)
         if context.boot_api and context.boot_api.holds(client, partial(self._answer_afresh, question)):
             return  # nobody knows yet what it boots: it is answered once that is known, and others meanwhile
         key = context.state_key(client)
@@ -233,7 +233,9 @@ class DhcpService:
             else:
                 self._keep(answer.lease, client.mac, tell)
             style, guid = _style_learned(state), message.options.get(CLIENT_UUID, b"")
-            if arrival.port == SERVER_PORT and style is not None and self._is_stranger(client.mac, client.uuid, guid):
+            # Where several networks share the link, each stranger has to be looked at: which is it on?
+            alone = site.network.mode == "proxy" or len(context.sites.on_link(arrival.ifindex)) < 2
+            if arrival.port == SERVER_PORT and alone and style is not None and self._is_stranger(client.mac, client.uuid, guid):
                 card, to = self._card(answer.destination, link), answer.destination.port
                 around = envelope(card.mac, site.address, SERVER_PORT, to, len(encoded)) if card else None
                 made = partial(form_of, message, client, answer, encoded, around, question.facts, site, link)
@@ -299,12 +301,15 @@ class DhcpService:
             and mac != NO_MAC
         )
 
-    def _site_of(self, message: Message, ifindex: int) -> Site | None:
+    def _site_of(self, message: Message, client: Client, ifindex: int) -> Site | None:
         """The network that a message belongs to; None: none of ours, stay silent."""
         sites = self._context.sites
         selected = selector(message)
         if not selected:
-            return sites.at(ifindex)
+            here = sites.on_link(ifindex)
+            if len(here) < 2:
+                return here[0] if here else None
+            return network_of(message, client, self._context.registry.current.machine_of(client), here, self._context.leases)
         return sites.for_relay(selected, ifindex) if message.giaddr != NO_ADDRESS else sites.for_client(selected, ifindex)
 
     def _may_lease(self, site: Site) -> bool:

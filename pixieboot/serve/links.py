@@ -171,7 +171,7 @@ class Sites:
         self.sites: tuple[Site, ...] = ()
         self.notes: tuple[str, ...] = ()  # what keeps a network from being served, in the operator's words
         self.on_change: list[Callable[[], None]] = []
-        self._primary: dict[int, Site] = {}
+        self._on_link: dict[int, tuple[Site, ...]] = {}
         self._by_address: dict[str, Site] = {}
         self._relays: tuple[Network, ...] = ()
         self._relayed: dict[tuple[str, int], Site | None] = {}
@@ -192,7 +192,12 @@ class Sites:
 
     def at(self, ifindex: int) -> Site | None:
         """The network served on this interface; its first where it has several.  None: not ours, stay silent."""
-        return self._primary.get(ifindex)
+        here = self.on_link(ifindex)
+        return here[0] if here else None
+
+    def on_link(self, ifindex: int) -> tuple[Site, ...]:
+        """The networks served on this interface in the mode of its first."""
+        return self._on_link.get(ifindex, ())
 
     def of_address(self, local: str) -> Site | None:
         """The network served from this address of ours; on loopback the first of all.  None: not served there."""
@@ -260,10 +265,12 @@ class Sites:
         self.links, self.sites, self._relays, self.notes = links, tuple(served), relays, tuple(notes)
         self.version += 1
         self._relayed, self._routed = {}, {}
-        self._primary, self._by_address = {}, {}
+        self._on_link, self._by_address = {}, {}
         for site in served:
             self._by_address[site.address] = site
-            self._primary.setdefault(site.ifindex, site)
+            here = self.on_link(site.ifindex)
+            if not here or here[0].network.mode == site.network.mode:
+                self._on_link[site.ifindex] = (*here, site)
         for callback in self.on_change:
             callback()
 
@@ -326,7 +333,7 @@ class Sites:
         for site in self.sites:
             if wanted in site.subnet:
                 return site
-        arrival = self._primary.get(ifindex)
+        arrival = self.at(ifindex)
         if not self._settings.networks:
             return arrival  # proxy mode knows no subnets: whoever points a relay at us wants our boot data
         for network in self._relays:

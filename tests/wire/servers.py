@@ -26,6 +26,7 @@ POOL = [f"10.77.0.{number}" for number in range(100, 250)]
 RELAYED_POOL = [f"10.88.0.{number}" for number in range(100, 150)]
 RELAY, RELAYED_GATEWAY = "10.77.0.2", "10.88.0.1"
 RESERVED_MAC, RESERVED_ADDRESS = mac(0x10), "10.77.0.10"
+SECOND_ADDRESS = "10.78.0.1"  # of the server in mode "shared": two networks on one wire, of which the first has one address
 TAKEN = "10.77.0.105"  # a host that nobody knows of sits on this address of the pool
 CHECKOUT = Path(__file__).parent.parent.parent
 TFTP_PORT = 6969
@@ -79,6 +80,8 @@ def lan(mode: str) -> Iterator[Lan]:
         second.plug(server, "eth1", f"{OTHER_ADDRESS}/24")
         clients = first.host("client", f"{RELAY}/24")
         others = second.host("other", "10.99.0.2/24")
+        if mode == "shared":
+            server.add_address("eth0", f"{SECOND_ADDRESS}/24")
         squatter = first.host("squatter", f"{TAKEN}/24")
         assert squatter
         server.ip("route", "add", "10.88.0.0/24", "via", RELAY)
@@ -122,6 +125,10 @@ def pixieboot(lan: Lan) -> list[str]:
     dhcp: server
     pools: [{RELAYED_POOL[0]}-{RELAYED_POOL[-1]}]
     routers: [{RELAYED_GATEWAY}]
+""",
+        "shared": f"""
+  - {{interface: eth0, subnet: 10.77.0.0/24, dhcp: server, pools: [{POOL[0]}], force: true, options: {{175: {{no-pxedhcp: 1}}}}}}
+  - {{interface: eth0, subnet: 10.78.0.0/24, dhcp: server, pools: [10.78.0.100-10.78.0.199], force: true}}
 """,
         "proxy": """
   - {interface: eth0, dhcp: proxy}
