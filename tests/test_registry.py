@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -128,6 +130,35 @@ def test_a_machine_that_is_described_no_longer_is_not_back_after_a_power_cut(
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
     registry.describe("web1", None)
     assert synced == [str(tmp_path / "adopted")] and not registry.current.machines
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from pixieboot.registry import replace_file
+os.fsync = lambda _: os.kill(os.getpid(), 9)
+replace_file(Path(sys.argv[1]), b"half of it")
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_but_not_what_another_is_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, fsync = tmp_path / "web1.yaml", os.fsync
+    assert subprocess.run([sys.executable, "-c", KILLED, str(path)]).returncode == -9
+    (left,) = tmp_path.iterdir()
+    unfinished: list[bool] = []
+
+    def another_writes(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        (mine,) = tmp_path.iterdir()
+        replace_file(tmp_path / "web2.yaml", b"two")
+        unfinished.extend([left.exists(), mine.exists()])
+
+    monkeypatch.setattr(os, "fsync", another_writes)
+    replace_file(path, b"one")
+    assert unfinished == [False, True]
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {"web1.yaml": b"one", "web2.yaml": b"two"}
 
 
 def test_an_edit_while_a_description_is_written_is_news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

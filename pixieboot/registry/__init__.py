@@ -4,10 +4,12 @@ Whose directory it is shows in what lies there: pixieboot's own, Matchbox's, or 
 are files too, in a directory of the daemon's own, and are read and checked together with the operator's.
 """
 
+import fcntl
 import gc
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
@@ -211,21 +213,36 @@ class Registry:
 
 def replace_file(path: Path, octets: bytes) -> None:
     """The file's new content, in one step and durable; as readable as its directory is (the daemon's group must read it)."""
-    place = path.parent.stat()
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(octets)
-            if os.geteuid() == 0:
-                os.fchown(file.fileno(), -1, place.st_gid)
-            os.fchmod(file.fileno(), 0o640 | (place.st_mode & 0o004))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-    _sync(path.parent)
+        _remove_unfinished(path.parent, directory)
+        place = os.fstat(directory)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(octets)
+                if os.geteuid() == 0:
+                    os.fchown(file.fileno(), -1, place.st_gid)
+                os.fchmod(file.fileno(), 0o640 | (place.st_mode & 0o004))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _remove_unfinished(path: Path, directory: int) -> None:
+    """Remove what killed writers left.  Who writes shares the directory's lock: where nobody does, nobody writes."""
+    with suppress(OSError):  # others write, or files cannot be locked there: another time
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for left in path.glob(".new-" + "[a-z0-9_]" * 8):
+            left.unlink()
+    with suppress(OSError):
+        fcntl.flock(directory, fcntl.LOCK_SH)  # waits for no more than such a removal
 
 
 def _sync(directory: Path) -> None:
