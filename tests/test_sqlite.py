@@ -6,7 +6,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -232,35 +233,89 @@ def test_a_second_daemon_on_the_same_file_is_refused(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], check=True)
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def ballast(disk: Path) -> Path:
+    """A file that takes all room of the disk."""
+    path = disk / "ballast"
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return path
+
+
+async def keep_piece(store: StateStore, number: int) -> None:
+    await asyncio.gather(*(store.keep(replace(LEASE, address=f"10.{number // 250}.{number % 250}.{n}")) for n in range(10)))
+
+
 @pytest.mark.needs_root
-def test_a_full_disk_costs_the_lease_but_not_the_daemon(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], check=True)
-    try:
-        store = StateStore.open(disk / "state.db")
+def test_a_full_disk_costs_the_lease_but_not_the_daemon(disk: Path) -> None:
+    store = StateStore.open(disk / "state.db")
 
-        async def work() -> None:
-            await store.keep(LEASE)
-            ballast = disk / "ballast"
-            with ballast.open("wb", buffering=0) as file, pytest.raises(OSError):
-                while True:
-                    file.write(b"\0" * 4096)
-            with pytest.raises(StoreError, match="cannot be written"):
-                await asyncio.gather(*(store.keep(replace(LEASE, address=f"10.0.0.{n}", hostname="x" * 60)) for n in range(250)))
-            store.set_state("web1", MachineState(boot="local"))
-            ballast.unlink()
-            await store.keep(replace(LEASE, address="192.168.77.102"))
-            await store.keep_state("web1", MachineState(boot="local"))
+    async def work() -> None:
+        await store.keep(LEASE)
+        stuff = ballast(disk)
+        with pytest.raises(StoreError, match="cannot be written"):
+            await asyncio.gather(*(store.keep(replace(LEASE, address=f"10.0.0.{n}", hostname="x" * 60)) for n in range(250)))
+        store.set_state("web1", MachineState(boot="local"))
+        stuff.unlink()
+        await store.keep(replace(LEASE, address="192.168.77.102"))
+        await store.keep_state("web1", MachineState(boot="local"))
 
-        asyncio.run(work())
-        store.close()
-        store = StateStore.open(disk / "state.db")
-        assert {"192.168.77.100", "192.168.77.102"} <= {lease.address for lease in store.leases()}
-        assert store.state("web1").boot == "local"
-        store.close()
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    asyncio.run(work())
+    store.close()
+    store = StateStore.open(disk / "state.db")
+    assert {"192.168.77.100", "192.168.77.102"} <= {lease.address for lease in store.leases()}
+    assert store.state("web1").boot == "local"
+    store.close()
+
+
+@pytest.mark.needs_root
+def test_the_log_neither_fills_the_disk_nor_holds_it_once_there_is_room_again(disk: Path) -> None:
+    store = StateStore.open(disk / "state.db")
+
+    async def work() -> None:
+        for number in range(300):  # in the log alone, all of these would take more than the disk has
+            await keep_piece(store, number)
+        stuff = ballast(disk)
+        with pytest.raises(StoreError, match="is full"):
+            for number in range(300, 600):
+                await keep_piece(store, number)
+        stuff.unlink()
+        for number in range(300, 400):
+            await keep_piece(store, number)
+
+    asyncio.run(work())
+    store.close()
+    store = StateStore.open(disk / "state.db")
+    assert len(store.leases()) >= 4000
+    store.close()
+
+
+@pytest.mark.needs_root
+def test_on_a_full_disk_the_log_is_emptied_for_what_the_file_has_room_for(disk: Path) -> None:
+    store = StateStore.open(disk / "state.db")
+
+    async def work() -> None:
+        for number in range(30):
+            await keep_piece(store, number)
+        store._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # all have their places in the file
+        for number in range(5):
+            await keep_piece(store, number)
+        ballast(disk)
+        for number in range(30):
+            await keep_piece(store, number)
+
+    asyncio.run(work())
+    store.close()
 
 
 def test_what_cannot_be_written_at_all_is_refused_and_the_next_lease_is_kept(tmp_path: Path) -> None:

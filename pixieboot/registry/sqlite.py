@@ -30,6 +30,7 @@ DISCOVERED = 10_000  # machines remembered at most: a flood of made-up MACs must
 LAZY = 1.0  # seconds between writes of what nobody waits for
 SEEN_AGAIN = 3600.0  # seconds between two notes that a known machine was seen: SD cards wear
 ROWS = 50
+LOG_PAGES = 128  # of SQLite's write-ahead log, until they are put in their places: half a MiB, also on the smallest disk
 FRESH = MachineState()
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,10 @@ CREATE TABLE discovered (
 """
 
 
-def insert_rows(database: sqlite3.Connection, table: str, rows: Sequence[tuple[str | float | None, ...]]) -> None:
+Row = tuple[str | float | None, ...]
+
+
+def insert_rows(database: sqlite3.Connection, table: str, rows: Sequence[Row]) -> None:
     """Put rows into a table, in place of those with the same key, fifty with each statement.
 
     sqlite3 gives up the GIL for each statement, and a busy loop is slow to give it back.  A Mac goes in as str(mac): of any
@@ -290,7 +294,7 @@ class StateStore:
     def _commit(self, work: _Work) -> StoreError | None:
         """All of it durable, or nothing: one transaction; a single statement is one of its own."""
         now = time.time()
-        tables: dict[str, list[tuple[str | float | None, ...]]] = {
+        tables: dict[str, list[Row]] = {
             "leases": [
                 (x.address, str(x.client), str(x.mac), x.state._value_, x.expires, x.hostname, x.client_id.hex(), now)
                 for x in work.leases
@@ -298,22 +302,25 @@ class StateStore:
             "machine_states": [(key, json.dumps(asdict(state))) for key, state in work.states.items()],
             "discovered": [(str(x.mac), x.uuid, x.arch, x.vendor, x.first_seen, x.last_seen) for x in work.discovered.values()],
         }
-        database = self._database
         try:
-            if sum(-(-len(rows) // ROWS) for rows in tables.values()) > 1:
-                database.execute("BEGIN IMMEDIATE")
             try:
-                for table, rows in tables.items():
-                    insert_rows(database, table, rows)
-                if database.in_transaction:
-                    database.execute("COMMIT")
-            except BaseException:
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
-                raise
+                self._insert(tables)
+            except sqlite3.Error as error:
+                if not _out_of_room(error):
+                    raise
+                # What fills the disk may be the log.
+                self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._insert(tables)
         except Exception as error:  # whatever it is: without its writer the daemon would lease nothing any more, and say nothing
             return self._store_error(error)
         return None
+
+    def _insert(self, tables: Mapping[str, Sequence[Row]]) -> None:
+        with self._database:  # commits, or rolls back
+            if sum(-(-len(rows) // ROWS) for rows in tables.values()) > 1:
+                self._database.execute("BEGIN IMMEDIATE")
+            for table, rows in tables.items():
+                insert_rows(self._database, table, rows)
 
     def _store_error(self, error: Exception) -> StoreError:
         number = errno.ENOSPC if _out_of_room(error) else errno.EIO
@@ -347,6 +354,7 @@ def _prepare(database: sqlite3.Connection) -> None:
         )
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=FULL")
+    database.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
     if not tables:
         database.execute("BEGIN IMMEDIATE")
         for statement in _SCHEMA.split(";"):
