@@ -345,7 +345,8 @@ class _Server:
 
     @property
     def _reserved(self) -> str | None:
-        return self.assignment.machine.address if self.assignment.machine else None
+        address = self.assignment.machine.address if self.assignment.machine else None
+        return address if address and _leasable(address, self.site) else None
 
     def _is_ours(self, server: str) -> bool:
         return server in (self.site.address, self.arrival.address) or server == _agent(self.message).get(11)
@@ -464,6 +465,9 @@ class _Server:
                 data |= add_boot_data(reply, message, client, step, site, style, leasing=True)
             elif isinstance(step, LocalDisk):
                 why = f"a lease without boot data: {why}"
+        if machine and machine.address and address not in (machine.address, NO_ADDRESS):
+            why += f"; its reservation {machine.address} is "
+            why += "taken" if self._reserved else f"no address for a machine of {site.subnet}"
         _override(reply, data, self.assignment, None)
         _fit_times(data, seconds)
         if wire.IPV6_ONLY in data and wire.IPV6_ONLY not in message.options.get(wire.PARAMETER_LIST, b""):
@@ -504,6 +508,13 @@ def client_key(chaddr: bytes, htype: int, client_id: bytes, network: Network) ->
     if not client_id or (any(chaddr) and (network.identify_by == "mac" or client_id == bytes((htype,)) + chaddr)):
         return ""
     return f"id:{client_id.hex()}"
+
+
+def _leasable(address: str, site: Site) -> bool:
+    """May a machine of this network have this address at all?  Not ours, nor one that means the whole network."""
+    subnet = site.subnet
+    edges = (subnet.network_address.packed, subnet.broadcast_address.packed) if subnet.prefixlen < 31 else ()
+    return inside(address, subnet) and address != site.address and packed(address) not in edges
 
 
 def _destination(message: Message, address: str) -> Destination:

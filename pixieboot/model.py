@@ -383,6 +383,7 @@ class Site:
     http_url: str  # "http://192.168.77.1:8080", no slash at the end
     loaders: Mapping[Arch, str]  # NBP below tftp.root by architecture
     unknown: str = "menu"  # menu | ignore | local | name of a profile
+    foreign_pxe: bool = False  # unknown is ignore because another PXE server answers here
     answer: str = "all"  # all | known
     link_key: bytes = field(default=b"", repr=False)  # signs the paths of other servers' files (remote.py)
 

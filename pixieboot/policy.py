@@ -44,7 +44,10 @@ def next_boot(client: Client, assignment: Assignment, site: Site) -> Step:
         return Silence(f"{assignment.why}; only known machines are answered (answer: known)")
     profile = assignment.profile
     if profile is None:
-        return Silence(f"{assignment.why}; unknown machines get no boot data (unknown: ignore)")
+        left = "get no boot data (unknown: ignore)"
+        if site.foreign_pxe:
+            left = f"are left to the other PXE server on {site.interface} (set `unknown` to boot them)"
+        return Silence(f"{assignment.why}; unknown machines {left}")
     if local := _local_disk(client, assignment, profile):
         return local
     if client.stage is Stage.SCRIPT:

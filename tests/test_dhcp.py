@@ -346,6 +346,14 @@ def test_a_reservation_is_known_without_a_record() -> None:
     assert Lan(assignment=a_machine(address="10.77.0.50")).reply(reboot("10.77.0.50")).kind == "acked"
 
 
+@pytest.mark.parametrize("address", ["10.66.0.9", OURS, "10.77.0.0", "10.77.0.255"])
+def test_a_reservation_that_nobody_can_have_is_told_and_the_pool_serves(address: str) -> None:
+    lan = Lan(assignment=a_machine(address=address))
+    ack = lan.dora()
+    assert ack.message.yiaddr == "10.77.0.100"
+    assert ack.why.endswith(f"; its reservation {address} is no address for a machine of 10.77.0.0/24")
+
+
 def test_a_client_keeps_its_address_while_its_reservation_is_taken() -> None:
     lan = Lan()
     other = Mac("02:00:00:00:00:01").octets

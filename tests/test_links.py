@@ -96,6 +96,13 @@ def test_pools_of_a_subnet_that_the_interface_is_not_in_are_not_leased() -> None
     assert sites(HOST, replace(server, mode="proxy")).sites, "pools mean nothing there"
 
 
+def test_what_of_the_pools_lies_elsewhere_is_said() -> None:
+    server = Network(interface="eth0", mode="server", pools=(Pool(0x0A090064, 0x0A0900C8), Pool(0x0A000064, 0x0A0000C8)))
+    view = sites(HOST, server)
+    assert [site.address for site in view.sites] == ["10.9.0.1"]
+    assert view.notes == ("eth0: what of the pool 10.0.0.100-10.0.0.200 is not in 10.9.0.0/16 is not leased",)
+
+
 def test_loopback_is_answered_as_the_first_network() -> None:
     view = sites(HOST)
     assert view.of_address("127.0.0.1") is view.sites[0]
@@ -115,6 +122,7 @@ def test_strangers_are_left_to_another_pxe_server_unless_unknown_is_set() -> Non
         each.mark_foreign_pxe(2)
     assert [site.unknown for site in view.sites] == ["ignore", "menu"]
     assert [site.unknown for site in decided.sites] == ["menu", "menu"]
+    assert [site.foreign_pxe for site in (*view.sites, *decided.sites)] == [True, False, False, False]
     view.mark_foreign_pxe(2, False)
     assert [site.unknown for site in view.sites] == ["menu", "menu"]
 

@@ -79,6 +79,14 @@ CASES: dict[str, tuple[Client, Assignment, Site, Step]] = {
     ),
     "GRUB asks DHCP for nothing": (a_client(loader=Loader.GRUB), ASSIGNED, a_site(), Silence(ANY)),
     "no profile: silence": (a_client(), Assignment(), a_site("ignore"), Silence(ANY)),
+    "no profile beside another PXE server": (
+        a_client(),
+        Assignment(why="nobody described it"),
+        replace(a_site("ignore"), foreign_pxe=True),
+        Silence(
+            "nobody described it; unknown machines are left to the other PXE server on eth0 (set `unknown` to boot them)",
+        ),
+    ),
     "answer: known": (a_client(), Assignment(profile=MENU), a_site(answer="known"), Silence(ANY)),
     "answer: known, and it is": (
         a_client(),

@@ -295,6 +295,11 @@ class Sites:
                     missing = str(network.subnet or f"the subnet of its pools ({IPv4Address(network.pools[0].first)})")
                     notes.append(f"{network.interface}: it has no address in {missing}")
                 for address in chosen:
+                    subnet = network.subnet or address.network
+                    for pool in network.pools:
+                        first, last = IPv4Address(pool.first), IPv4Address(pool.last)
+                        if not (first in subnet and last in subnet):
+                            notes.append(f"{network.interface}: what of the pool {first}-{last} is not in {subnet} is not leased")
                     yield self._site(network, link, address)
 
     def _default_sites(self, links: Mapping[int, Link], notes: list[str]) -> Iterator[Site]:
@@ -314,7 +319,7 @@ class Sites:
         settings = self._settings
         own = str(address.ip)
         base = settings.http.base_url
-        unknown = settings.unknown or ("ignore" if link.index in self._foreign_pxe else "menu")
+        foreign_pxe = settings.unknown is None and link.index in self._foreign_pxe
         return Site(
             network=network,
             interface=link.name,
@@ -323,7 +328,8 @@ class Sites:
             subnet=network.subnet or address.network,
             http_url=f"http://{own}:{settings.http.port}" if base == "auto" else base.rstrip("/"),
             loaders=self._settings.loaders,
-            unknown=unknown,
+            unknown=settings.unknown or ("ignore" if foreign_pxe else "menu"),
+            foreign_pxe=foreign_pxe,
             answer=settings.answer,
             link_key=self.link_key,
         )

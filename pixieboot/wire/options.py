@@ -37,7 +37,7 @@ _OPTIONS: Mapping[int, tuple[str, str]] = {
     18: ("text", "extensions-path extension-path"),
     19: ("flag", "ip-forwarding ip-forward-enable"),
     20: ("flag", "non-local-source-routing"),
-    21: ("addresses", "policy-filter"),
+    21: ("pairs", "policy-filter"),
     22: ("uint16", "max-dgram-reassembly max-datagram-reassembly"),
     23: ("uint8", "default-ip-ttl default-ttl"),
     24: ("uint32", "path-mtu-aging-timeout"),
@@ -49,7 +49,7 @@ _OPTIONS: Mapping[int, tuple[str, str]] = {
     30: ("flag", "mask-supplier"),
     31: ("flag", "router-discovery"),
     32: ("address", "router-solicitation-address router-solicitation"),
-    33: ("addresses", "static-routes static-route"),
+    33: ("pairs", "static-routes static-route"),
     34: ("flag", "trailer-encapsulation"),
     35: ("uint32", "arp-cache-timeout arp-timeout"),
     36: ("flag", "ieee802-3-encapsulation ethernet-encap"),
@@ -171,6 +171,7 @@ def option(name_or_number: str | int, value: object) -> tuple[int, bytes]:
         encoded = _explicit_bytes(value) if form not in ("vendor", "ipxe") or not isinstance(value, Mapping) else None
         if encoded is None or (form == "text" and isinstance(value, str) and _COLONS.fullmatch(value)):
             encoded = _FORMS[form](value)
+        _check_size(encoded, form)
     except ValueError as error:
         raise ValueError(f"{label}: {error}") from None
     if number in (43, 67) and len(encoded) > 255:
@@ -193,7 +194,7 @@ def number_of(name_or_number: str | int) -> int:
         name = text.lower().removeprefix("option:").replace("_", "-")
         if name not in _NUMBERS:
             close = get_close_matches(name, _NUMBERS, 1, 0.5)
-            near = f"; did you mean {close[0]}?" if close else "; its number will do as well"
+            near = f"; the nearest is {close[0]}" if close else "; its number will do as well"
             raise ValueError(f"option {text} is not a name that dnsmasq or isc-dhcpd knows{near}")
         number = _NUMBERS[name]
     if number in _REFUSED:
@@ -392,7 +393,7 @@ def _encapsulated(value: object, names: Mapping[str, int]) -> bytes:
             text = str(key).strip()
             if isinstance(key, bool) or not (text.isascii() and text.isdigit() and 0 < int(text) < 255):
                 close = get_close_matches(text.lower(), names, 1, 0.5)
-                near = f"; did you mean {close[0]}?" if close else ""
+                near = f"; the nearest is {close[0]}" if close else ""
                 raise ValueError(f"sub-option {key} is not a number from 1 to 254{near}")
             number = int(text)
         explicit = None if isinstance(sub_value, Mapping) else _explicit_bytes(sub_value)
@@ -414,9 +415,36 @@ def _ipxe(value: object) -> bytes:
     return _encapsulated(value, _SUB_NAMES[175])
 
 
+# (octets of each value, is it one value?)  Firmware drops the whole message for one option of a wrong length (EDK2, Dhcp4Option.c).
+_SIZES: Mapping[str, tuple[int, bool]] = {
+    "address": (4, True),
+    "addresses": (4, False),
+    "pairs": (8, False),
+    "uint8": (1, True),
+    "uint16": (2, True),
+    "uint32": (4, True),
+    "int32": (4, True),
+    "uint16s": (2, False),
+    "flag": (1, True),
+    "text": (1, False),
+    "names": (1, False),
+}
+
+
+def _check_size(encoded: bytes, form: str) -> None:
+    unit, single = _SIZES.get(form, (0, False))
+    if not unit:
+        return
+    if not encoded:
+        raise ValueError("it is empty; leave the option out instead")
+    if len(encoded) != unit if single else len(encoded) % unit:
+        raise ValueError(f"it has {len(encoded)} octets, want {unit}{'' if single else ' for each value'}")
+
+
 _FORMS: Mapping[str, Callable[[object], bytes]] = {
     "address": _address,
     "addresses": _addresses,
+    "pairs": _addresses,
     "uint8": _integer(1),
     "uint16": _integer(2),
     "uint32": _integer(4),
