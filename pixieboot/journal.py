@@ -1,21 +1,22 @@
 """What happened: one `record` per fact feeds the log line, the machine's timeline, the counters and whoever listens."""
 
 import json
-import logging
 import re
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import count
 from typing import Any, TextIO
 
 from pixieboot.model import Event, Mac
 
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR, "alarm": logging.ERROR}
+LEVELS = ("debug", "info", "warning", "error", "alarm")
+RECENT = 20_000  # facts with numbers of their own, for who comes later: the history on disk, the operator's page
 MACHINES = 20_000  # timelines kept in memory: the least recently seen machine goes first
 EVENTS_PER_MACHINE = 200
 REPEAT_SECONDS = 5.0  # the same fact about the same machine within this time is counted, not said again
-LINES_PER_SECOND = 500  # of the log: a flood of made-up machines does not fill the disk
+LINES_PER_SECOND = 500  # of the log, for each level: a flood of made-up machines does not fill the disk, nor hide an alarm
 LATE = 10  # seconds after which a fact is told at most; who is later comes by a clock that was set back
 VALUE_LIMIT = 300  # characters of one value in a log line
 KEPT_LIMIT = 1000  # characters of one value in memory: a request line has up to 32 KiB, a TFTP name up to 64
@@ -31,55 +32,68 @@ class Journal:
     """The event journal of one daemon, in memory.  Bounded whatever the network sends."""
 
     def __init__(self, stream: TextIO, level: str = "info", form: str = "text") -> None:
-        """stream, line-buffered like stderr, gets the lines; level: debug | info | warning; form: text | json."""
-        self._stream, self._level, self._json = stream, LEVELS[level], form == "json"
+        """stream, line-buffered like stderr, gets the lines; level: debug | info | warning | error; form: text | json."""
+        self._stream, self._json = stream, form == "json"
         # None: of no machine.  Most are short: a deque takes ten times as much.
         self._timelines: OrderedDict[Mac | None, list[Event]] = OrderedDict()
         self._macs: OrderedDict[str, Mac] = OrderedDict()  # address -> the machine last seen with it
+        self._recent: deque[tuple[int, Event]] = deque(maxlen=RECENT)
+        self._numbers = count(1)
         self._listeners: list[tuple[Listener, tuple[str, ...]]] = []
-        self._of_service: dict[str, tuple[Listener, ...]] = {}  # those that hear of a service, found when it first says something
-        self._second, self._lines, self._warnings = 0, 0, 0
+        self._of_service: dict[str, tuple[Listener, ...]] = {}  # those that hear of it, for each service that one names
+        self._of_all: tuple[Listener, ...] = ()
+        self._lines = dict.fromkeys(LEVELS[LEVELS.index(level) :], 0)  # of this second, by level; no other is written
+        self._since = self._until = 0.0  # what is told of as of this second: all that comes late, but not from a clock set back
         self.counts: dict[tuple[str, str], int] = {}
 
     def record(self, event: Event) -> None:
         """Take note of one fact.  Costs a few microseconds; a repeated one under one."""
-        kind = (event.service, event.kind)
+        kind, mac = (event.service, event.kind), event.mac
         self.counts[kind] = self.counts.get(kind, 0) + 1
-        if event.mac is None and (peer := event.detail.get("peer")) and (mac := self._macs.get(peer)):
+        if mac is None and (mac := self.mac_of(event.detail.get("peer", ""))):
             event = replace(event, mac=mac)
-        timeline, repeated = self._timelines.get(event.mac), 0
-        for before in reversed(timeline or ()):
-            if before.kind == event.kind and before.service == event.service:
-                # What is kept was bounded: a long text is compared as it would be.
-                if before is event or (abs(event.at - before.at) < REPEAT_SECONDS and _bounded(event).detail == before.detail):
-                    before.repeated += 1
-                    return
-                repeated = before.repeated
-                break
-        event = _bounded(replace(event) if event.repeated else event)  # how often it was repeated before was told then
-        self._keep(timeline, event)
-        if LEVELS[event.level] >= self._level and self._may_write(event):
-            self._stream.write(self._line(event, {"repeated": repeated} if repeated else {}))
-        listeners = self._of_service.get(event.service)
-        if listeners is None:
-            heard = (listener for listener, services in self._listeners if not services or event.service in services)
-            listeners = self._of_service[event.service] = tuple(heard)
-        for listener in listeners:
+        timeline, repeated = self._timelines.get(mac), 0
+        if timeline is None:
+            timeline = self._timelines[mac] = []
+            if len(self._timelines) > MACHINES:
+                self._timelines.popitem(last=False)
+        else:
+            for before in reversed(timeline):
+                if before.kind == event.kind and before.service == event.service:
+                    # What is kept was bounded: a long text is compared as it would be.
+                    if before is event or (abs(event.at - before.at) < REPEAT_SECONDS and _bounded(event).detail == before.detail):
+                        before.repeated += 1
+                        return
+                    repeated, before.repeated = before.repeated, 0
+                    break
+            self._timelines.move_to_end(mac)
+            if len(timeline) >= EVENTS_PER_MACHINE:
+                del timeline[0]
+        event = _bounded(event)
+        timeline.append(event)
+        self._recent.append((next(self._numbers), event))
+        if mac is not None:
+            for name in ("address", "peer", "serial"):
+                if name in event.detail:
+                    self._macs[event.detail[name]] = mac
+                    if len(self._macs) > MACHINES:
+                        self._macs.popitem(last=False)
+        if event.level in self._lines:
+            if not self._since <= event.at < self._until:
+                self._begin_second(event.at)
+            self._lines[event.level] += 1
+            if self._lines[event.level] <= LINES_PER_SECOND:
+                self._stream.write(self._line(event, {"repeated": repeated} if repeated else {}))
+        for listener in self._of_service.get(event.service, self._of_all):
             listener(event)
 
-    def _may_write(self, event: Event) -> bool:
-        """Is there room for one more line in this second?  Warnings have room of their own; what is left out is counted."""
-        second = int(event.at)
-        if second > self._second or second < self._second - LATE:
-            left_out = max(0, self._lines - LINES_PER_SECOND) + max(0, self._warnings - LINES_PER_SECOND)
-            self._second, self._lines, self._warnings = second, 0, 0
-            if left_out:
-                self._stream.write(self._line(Event(event.at, None, "journal", "left out", {"lines": left_out}, "warning"), {}))
-        if LEVELS[event.level] >= logging.WARNING:
-            self._warnings += 1
-            return self._warnings <= LINES_PER_SECOND
-        self._lines += 1
-        return self._lines <= LINES_PER_SECOND
+    def _begin_second(self, at: float) -> None:
+        """There is room for new lines.  Tell how many had none."""
+        self._since, self._until = at - LATE, at // 1 + 1
+        left_out = sum(max(0, lines - LINES_PER_SECOND) for lines in self._lines.values())
+        self._lines = dict.fromkeys(self._lines, 0)
+        if left_out:
+            self._stream.write(self._line(Event(at, None, "journal", "left out", {"lines": left_out}, "warning"), {}))
 
     def listen(self, listener: Listener, services: tuple[str, ...] = ()) -> Callable[[], None]:
         """Call listener with every new fact (repetitions excepted) until the returned function is called.
@@ -88,17 +102,37 @@ class Journal:
         """
         entry = (listener, services)
         self._listeners.append(entry)
-        self._of_service.clear()
+        self._arrange()
 
         def forget() -> None:
             self._listeners.remove(entry)
-            self._of_service.clear()
+            self._arrange()
 
         return forget
+
+    def _arrange(self) -> None:
+        self._of_all = tuple(listener for listener, services in self._listeners if not services)
+        self._of_service = {
+            each: tuple(listener for listener, services in self._listeners if not services or each in services)
+            for _, named in self._listeners
+            for each in named
+        }
 
     def timeline(self, mac: Mac) -> Sequence[Event]:
         """The machine's latest facts, oldest first."""
         return tuple(self._timelines.get(mac, ()))
+
+    @property
+    def number(self) -> int:
+        """That of the newest fact; 0: none yet."""
+        return self._recent[-1][0] if self._recent else 0
+
+    def since(self, number: int) -> list[tuple[int, Event]]:
+        """The facts after that number with theirs, oldest first, as far as they are at hand.  May be asked by any thread."""
+        if number >= self.number:
+            return []
+        recent = list(self._recent)  # one step, in which the loop's thread adds nothing
+        return recent[max(0, number + 1 - recent[0][0]) :]
 
     def machines(self) -> list[Mac]:
         """All machines of which something is remembered, the one heard last at the end."""
@@ -106,26 +140,7 @@ class Journal:
 
     def mac_of(self, address: str) -> Mac | None:
         """The machine last seen with this address, by its lease or a request that named its MAC; or with this serial number."""
-        return self._macs.get(address)
-
-    def _keep(self, timeline: list[Event] | None, event: Event) -> None:
-        mac = event.mac
-        if timeline is None:
-            self._timelines[mac] = [event]
-            if len(self._timelines) > MACHINES:
-                self._timelines.popitem(last=False)
-        else:
-            self._timelines.move_to_end(mac)
-            timeline.append(event)
-            if len(timeline) > EVENTS_PER_MACHINE:
-                del timeline[0]
-        if mac is None:
-            return
-        for name in ("address", "peer", "serial"):
-            if address := event.detail.get(name):
-                self._macs[address] = mac
-                if len(self._macs) > MACHINES:
-                    self._macs.popitem(last=False)
+        return self._macs.get(address) if address else None
 
     def _line(self, event: Event, extra: dict[str, Any]) -> str:
         detail = {**event.detail, **extra} if extra else event.detail
@@ -139,11 +154,14 @@ class Journal:
 
 def _bounded(event: Event) -> Event:
     """The event with long values cut, and octets that are no UTF-8 (TFTP names may hold them) spelled out for JSON."""
-    text = "".join([value for value in event.detail.values() if isinstance(value, str)])
+    values = event.detail.values()
+    try:
+        text = "".join(values)
+    except TypeError:  # a number is among them
+        text = "".join(map(str, values))
     if text.isascii() and len(text) <= KEPT_LIMIT:
         return event
-    bad = [key for key, value in event.detail.items() if isinstance(value, str)]
-    return replace(event, detail={**event.detail, **{key: _kept(event.detail[key]) for key in bad}})
+    return replace(event, detail={key: _kept(value) if isinstance(value, str) else value for key, value in event.detail.items()})
 
 
 def _kept(text: str) -> str:

@@ -277,7 +277,6 @@ def test_the_stream(served: Served) -> None:
 
     text = asyncio.run(story()).decode()
     assert text.startswith(": pixieboot\n\nid: ") and text.count("\n") == 5, "a newline of a client's ends no event"
-    served.feed.close()
 
     async def ended() -> Answer:
         asyncio.get_running_loop().call_later(0.05, served.feed.stop)

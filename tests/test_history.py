@@ -1,5 +1,6 @@
 """Events on disk: kept over a restart, bounded, and no reason to fail."""
 
+import asyncio
 import sqlite3
 import threading
 import time
@@ -53,7 +54,7 @@ def test_what_is_being_written_is_not_told_twice(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(kept, "_insert", insert_and_be_read)
     journal.record(BOOT[0])
-    kept._write_pending()
+    kept.write()
     reader.join()
     assert told == [BOOT[:1]]
     monkeypatch.undo()
@@ -115,7 +116,7 @@ def test_a_file_that_is_too_large_loses_its_oldest_quarter(tmp_path: Path, monke
 
 
 def test_a_disk_that_takes_nothing_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "EVERY", 0.01)
+    monkeypatch.setattr(history, "MOST", 2)
     journal = a_journal()
     kept = History(tmp_path / "events.db", journal)
     blocker = sqlite3.connect(tmp_path / "events.db", isolation_level=None)
@@ -123,27 +124,76 @@ def test_a_disk_that_takes_nothing_is_told_and_tried_again(tmp_path: Path, monke
     blocker.execute("BEGIN EXCLUSIVE")
     for event in BOOT:
         journal.record(event)
-    for _ in range(200):
-        if kept.error:
-            break
-        time.sleep(0.01)
+    kept.write()
     assert "cannot be written" in kept.error
     blocker.execute("ROLLBACK")
     blocker.close()
+    assert kept.timeline(MAC) == BOOT
+    assert kept.write() == 0 and kept.error == "", "what waited goes with one write"
     kept.close()
     again = History(tmp_path / "events.db", a_journal())
     assert again.timeline(MAC) == BOOT
     again.close()
 
 
+def test_no_fault_of_the_file_ends_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = History(tmp_path / "events.db", a_journal())
+    monkeypatch.setattr(history, "prune", lambda *arguments: 1 / 0)
+    kept._prune()
+    assert "cannot be written: division by zero" in kept.error
+    kept.close()
+
+
 def test_a_flood_does_not_wear_out_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest are kept: they tell how a boot ended."""
     monkeypatch.setattr(history, "MOST", 10)
     journal = a_journal()
     kept = History(tmp_path / "events.db", journal)
     for number in range(30):
         journal.record(Event(NOW, OTHER, "dhcp", f"kind{number}"))
-    assert (len(kept.timeline(OTHER)), kept.left_out) == (10, 20)
-    kept._write_pending()
+    journal.record(Event(NOW, None, "serve", "started"))
+    assert kept.write() == 20
+    assert [event.kind for event in kept.timeline(OTHER)] == [f"kind{number}" for number in range(20, 30)]
     journal.record(Event(NOW + 1, OTHER, "dhcp", "later"))
+    assert kept.write() == 0
     assert [event.kind for event in kept.timeline(OTHER)[10:]] == ["later"]
+    kept.close()
+
+
+def test_what_the_journal_itself_has_forgotten_is_counted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixieboot.journal.RECENT", 5)
+    journal = a_journal()
+    kept = History(tmp_path / "events.db", journal)
+    for number in range(8):
+        journal.record(Event(NOW, OTHER, "dhcp", f"kind{number}"))
+    assert kept.write() == 3
+    kept.close()
+
+
+def test_it_is_written_again_and_again_and_a_flood_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "EVERY", 0.001)
+    monkeypatch.setattr(history, "MOST", 3)
+    journal = a_journal()
+    told: list[Event] = []
+    kept = History(tmp_path / "events.db", journal)
+    pruned = asyncio.Event()
+    journal.listen(told.append, ("history",))
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(history, "prune", lambda *arguments: loop.call_soon_threadsafe(pruned.set))
+        running = asyncio.ensure_future(kept.run())
+        for rounds in range(2):
+            for event in later(BOOT, rounds * 100):
+                journal.record(event)
+            number = journal.number
+            while kept._number < number:
+                await asyncio.sleep(0.001)
+        await asyncio.wait_for(pruned.wait(), 5)
+        running.cancel()
+
+    asyncio.run(story())
+    assert [(event.kind, event.detail["events"], event.level) for event in told] == [("left out", len(BOOT) - 3, "warning")]
+    found = kept.timeline(MAC)
+    assert found[:3] == BOOT[-3:] and found[-1:] == later(BOOT, 100)[-1:]
     kept.close()

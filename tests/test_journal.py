@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pixieboot.journal import KEPT_LIMIT, LINES_PER_SECOND, MACHINES, Journal, event_json, printable
+from pixieboot.journal import EVENTS_PER_MACHINE, KEPT_LIMIT, LINES_PER_SECOND, MACHINES, RECENT, Journal, event_json, printable
 from pixieboot.model import Event, Mac
 
 MAC = Mac("52:54:00:12:34:56")
@@ -89,6 +89,30 @@ def test_a_request_without_a_mac_is_joined_by_its_address() -> None:
     assert journal.mac_of("10.0.0.9") == MAC and journal.mac_of("10.0.0.8") is None
 
 
+def test_no_address_is_nobodys() -> None:
+    journal = Journal(io.StringIO())
+    journal.record(Event(1.0, MAC, "http", "sent", {"peer": ""}))
+    journal.record(Event(2.0, None, "http", "missing", {"peer": ""}))
+    assert journal.mac_of("") is None and [event.kind for event in journal.timeline(MAC)] == ["sent"]
+
+
+def test_facts_have_numbers_for_who_comes_later() -> None:
+    journal = Journal(io.StringIO())
+    assert (journal.number, journal.since(0)) == (0, [])
+    for at in (1.0, 2.0, 9.0):  # the second is a repetition
+        journal.record(Event(at, MAC, "dhcp", "offered"))
+    assert [(number, event.at) for number, event in journal.since(0)] == [(1, 1.0), (2, 9.0)]
+    assert [number for number, _ in journal.since(1)] == [2] and journal.since(2) == journal.since(99) == []
+    for number in range(RECENT):
+        journal.record(Event(10.0, MAC, "dhcp", f"kind{number}"))
+    assert journal.number == RECENT + 2
+    assert [(found[0][0], found[-1][0]) for found in (journal.since(0), journal.since(RECENT))] == [
+        (3, RECENT + 2),
+        (RECENT + 1, RECENT + 2),
+    ]
+    assert [event.kind for event in journal.timeline(MAC)][::199] == [f"kind{RECENT - EVENTS_PER_MACHINE}", f"kind{RECENT - 1}"]
+
+
 def test_listeners_hear_until_they_leave() -> None:
     journal, heard = Journal(io.StringIO()), []  # type: ignore[var-annotated]
     leave = journal.listen(heard.append)
@@ -164,6 +188,15 @@ def test_a_flood_of_warnings_is_cut_short_too() -> None:
     journal.record(Event(2.0, MAC, "http", "failed", {}, "warning"))
     lines = out.getvalue().splitlines()
     assert lines[LINES_PER_SECOND:] == [f"{MAC} dhcp offered", "- journal left out lines=7", f"{MAC} http failed"]
+
+
+def test_a_flood_of_one_level_hides_nothing_of_another() -> None:
+    out = io.StringIO()
+    journal = Journal(out)
+    for number in range(LINES_PER_SECOND + 1):
+        journal.record(Event(1.0, Mac.of(number.to_bytes(6)), "http", "failed", {}, "warning"))
+    journal.record(Event(1.5, MAC, "dhcp", "rogue", {}, "alarm"))
+    assert out.getvalue().splitlines()[LINES_PER_SECOND:] == [f"ALARM {MAC} dhcp rogue"]
 
 
 def test_facts_that_are_told_late_let_no_flood_into_the_log() -> None:

@@ -111,7 +111,7 @@ def test_alerts_name_metrics_that_exist(served: Served) -> None:
 
 
 def test_the_journal_costs_the_dhcp_path_little(served: Served) -> None:
-    """With history, feed and metrics listening: processor time far below the 10 µs that may be (best of five)."""
+    """With metrics listening: processor time far below the 10 µs that may be (best of five)."""
     best = 1.0
     for attempt in range(5):
         events = [Event(float(number), MAC, "dhcp", "offered", {"nbp": "x", "n": number + attempt / 10}) for number in range(2000)]

@@ -10,6 +10,7 @@ import pytest
 
 from pixieboot.errors import OperatorError
 from pixieboot.explain import explain, pretend
+from pixieboot.journal import LEVELS
 from pixieboot.model import Arch, Event, Loader, Mac
 from pixieboot.registry.sqlite import StateStore, StoreError
 from pixieboot.serve import tickets
@@ -188,7 +189,7 @@ def test_no_secret_and_no_ticket_is_seen_anywhere_else(tmp_path: Path) -> None:
     with serving(tmp_path, registry=REGISTRY) as host:
         log = io.StringIO()
         host.context.journal._stream = log
-        host.context.journal._level = 0
+        host.context.journal._lines = dict.fromkeys(LEVELS, 0)
         path = address(host)
         ticket = path.split("/")[2]
         for source in ("127.0.0.2", "127.0.0.3"):

@@ -65,13 +65,14 @@ class ApiService:
             self._applications[token] = api.application(operations, token, self._base_url, pages.routes(), web.OPEN_PATHS)
         self._loaded.set()
         async with asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(operations.numbers.watch_loop())
+            always = [tasks.create_task(work) for work in (operations.numbers.watch_loop(), self._history.run())]
             for sock, needs_token in self._sockets:
                 server = Server(_config(self._applications[self._token if needs_token else None]))
                 self._servers.append(server)
                 tasks.create_task(server.serve([sock]))
             await asyncio.gather(*(server.ended.wait() for server in self._servers))
-            watching.cancel()
+            for task in always:
+                task.cancel()
 
     async def stop(self, grace: float) -> None:
         """Send listeners away, let answers under way end, write the history."""

@@ -2,89 +2,65 @@
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Collection, Iterator
+from collections.abc import AsyncGenerator, Collection
+from itertools import islice
 from typing import Any
 
 from pixieboot.journal import Journal, event_json
 from pixieboot.model import Event, Mac
 
 KEPT = 5000
+LOOK = 0.2  # seconds between two looks at what is new: no event waits for those who listen
 BEHIND = 1000  # events that a slow listener may lag before it is sent away; it comes back with Last-Event-ID
 KEEP_ALIVE = 15.0
 
 
 class Feed:
-    """A listener of the journal.  Ids are "EPOCH-NUMBER": those of an earlier run of the daemon are told from ours."""
+    """A reader of the journal.  Ids are "EPOCH-NUMBER": those of an earlier run of the daemon are told from ours."""
 
     def __init__(self, journal: Journal) -> None:
+        self._journal = journal
         self._epoch = f"{int(time.time()):x}"
-        self._number = 0
-        self._events: deque[Event] = deque(maxlen=KEPT)  # the last of them is that of _number
-        self._queues: set[asyncio.Queue[tuple[int, Event] | None]] = set()
-        self.close = journal.listen(self._on_event)
-
-    def _on_event(self, event: Event) -> None:
-        self._number += 1
-        self._events.append(event)
-        for queue in tuple(self._queues):
-            try:
-                queue.put_nowait((self._number, event))
-            except asyncio.QueueFull:
-                self._queues.discard(queue)
-                queue.get_nowait()
-                queue.put_nowait(None)
+        self._ended = False
 
     def latest(self, limit: int, macs: Collection[Mac] | None = None, before: str = "") -> list[dict[str, Any]]:
         """The newest events, oldest first; of one machine only, or only those before an id, if that is asked."""
         last = self._parse(before)
-        found = [
-            entry for entry in self._numbered() if (macs is None or entry[1].mac in macs) and (last is None or entry[0] < last)
-        ]
-        return [self.as_json(entry) for entry in found[-limit:]]
+        found = (
+            self.as_json(number, event)
+            for number, event in reversed(self._kept())
+            if (macs is None or event.mac in macs) and (last is None or number < last)
+        )
+        return [*islice(found, limit)][::-1]
 
     async def live(self, after: str) -> AsyncGenerator[dict[str, Any] | None]:
-        """Every event after that id (empty: from now on), as it happens; None now and then, so that a dead peer is noticed."""
-        queue: asyncio.Queue[tuple[int, Event] | None] = asyncio.Queue(BEHIND)
-        missed = list(self._after(after))
-        self._queues.add(queue)
-        try:
-            for entry in missed:
-                yield self.as_json(entry)
-            while True:
-                try:
-                    async with asyncio.timeout(KEEP_ALIVE):
-                        entry_or_end = await queue.get()
-                except TimeoutError:
-                    yield None
-                    continue
-                if entry_or_end is None:
-                    return
-                yield self.as_json(entry_or_end)
-        finally:
-            self._queues.discard(queue)
+        """Every event after that id (empty: from now on), soon after it happened; None now and then: a dead peer is noticed."""
+        number = self._journal.number
+        if after:  # An id of an earlier run: everything of this one is news.
+            number = min(number, self._parse(after) or 0)
+        news, told = self._kept(number), time.monotonic()
+        while not self._ended:
+            for number, event in news:
+                yield self.as_json(number, event)
+            if news:
+                told = time.monotonic()
+            elif time.monotonic() - told >= KEEP_ALIVE:
+                yield None
+                told = time.monotonic()
+            await asyncio.sleep(LOOK)
+            news = self._kept(number)
+            if len(news) > BEHIND:
+                return
 
     def stop(self) -> None:
         """Send all listeners away: the daemon ends."""
-        for queue in tuple(self._queues):
-            self._queues.discard(queue)
-            while not queue.empty():
-                queue.get_nowait()
-            queue.put_nowait(None)
+        self._ended = True
 
-    def as_json(self, entry: tuple[int, Event]) -> dict[str, Any]:
-        number, event = entry
+    def as_json(self, number: int, event: Event) -> dict[str, Any]:
         return {"id": f"{self._epoch}-{number}", **event_json(event)}
 
-    def _numbered(self) -> Iterator[tuple[int, Event]]:
-        return enumerate(self._events, self._number - len(self._events) + 1)
-
-    def _after(self, last: str) -> Iterator[tuple[int, Event]]:
-        if not last:
-            return iter(())
-        number = self._parse(last)
-        # An id of an earlier run: everything of this one is news.
-        return (entry for entry in self._numbered() if number is None or entry[0] > number)
+    def _kept(self, since: int = 0) -> list[tuple[int, Event]]:
+        return self._journal.since(since)[-KEPT:]
 
     def _parse(self, text: str) -> int | None:
         epoch, _, number = text.partition("-")

@@ -3,11 +3,14 @@
 A file of its own beside the state: losing the last seconds of it at a power cut costs nobody anything (synchronous=NORMAL).
 """
 
+import asyncio
 import json
+import math
 import sqlite3
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from pixieboot.errors import OperatorError
@@ -17,7 +20,6 @@ from pixieboot.registry.sqlite import insert_rows
 
 EVERY = 5.0  # seconds between writes
 MOST = 2_500  # events between two writes: a flood of made-up machines wears out no SD card
-PENDING = 20_000  # events kept in memory while the disk takes none
 SAY_AGAIN = 60.0  # seconds
 KEEP_SECONDS = 30 * 86400.0
 KEEP_BOOTS = 20  # of each machine
@@ -38,73 +40,71 @@ _as_json = json.JSONEncoder(default=plain).encode
 
 
 class History:
-    """The file and its writer thread.  A disk that takes nothing is told by `error`, and stops no boot."""
+    """A reader of the journal that keeps a file of it.  A disk that takes nothing is told by `error`, and stops no boot."""
 
     def __init__(self, path: Path, journal: Journal) -> None:
         self.path = path
         self.error = ""
-        self._closing = threading.Event()
-        self._pending: list[Event] = []  # the loop adds to its end, the writer takes from its head: no step of either needs a lock
-        self._written = threading.Lock()  # held from writing a batch until pending is without it; not for the loop
-        self._limit = MOST  # of pending
-        self._journal, self._said = journal, 0.0
-        self.left_out = 0  # events of a flood that are not on disk
+        self._journal, self._number = journal, journal.number  # the last event that is on disk, or left out
+        self._writing = threading.Lock()  # held while _number and what is on disk are apart; not for the loop
         self._database = _open(path)
-        self._unlisten = journal.listen(self._on_event)
-        self._writer = threading.Thread(target=self._write, name="history-writer", daemon=True)
-        self._writer.start()
+
+    async def run(self) -> None:
+        """Write every few seconds, and tell of what a flood leaves out, until cancelled."""
+        pruned = said = -math.inf
+        while True:
+            await asyncio.sleep(EVERY)
+            left_out = await asyncio.to_thread(self.write)
+            now = time.monotonic()
+            if left_out and now - said > SAY_AGAIN:
+                said = now
+                why = self.error or f"more than {MOST / EVERY:.0f} events a second: the machines' history leaves the rest out"
+                self._journal.record(Event(time.time(), None, "history", "left out", {"events": left_out, "why": why}, "warning"))
+            if now - pruned > PRUNE_EVERY:
+                pruned = now
+                await asyncio.to_thread(self._prune)
 
     def timeline(self, mac: Mac) -> list[Event]:
         """All that is kept of a machine, oldest first.  Reads the disk: not for the loop's own thread."""
-        with self._written:
-            waiting = [event for event in self._pending.copy() if event.mac == mac]
-            with sqlite3.connect(self.path, timeout=2.0) as reader:
+        with self._writing:
+            waiting = [event for _, event in self._journal.since(self._number) if event.mac == mac]
+            with closing(sqlite3.connect(self.path, timeout=2.0)) as reader:
                 stored = _events(reader, mac)
-            reader.close()
         return stored + waiting
+
+    def write(self) -> int:
+        """Write what is new, from any thread but the loop's.  How many events that leaves out.
+
+        Of a flood the newest are kept: they tell how a boot ended, and the journal itself has forgotten the oldest by then.
+        """
+        with self._writing:
+            news = self._journal.since(self._number)
+            events = [event for _, event in news if event.mac is not None]
+            batch = events if self.error else events[-MOST:]  # what waited for the disk goes with one write
+            number = news[-1][0] if news else self._number
+            left_out = number - self._number - len(news) + len(events) - len(batch)
+            try:
+                self._insert(batch)
+                self._number, self.error = number, ""
+            except Exception as error:  # whatever it is: it ends no daemon
+                self._fail(error)
+        return left_out
 
     def close(self) -> None:
         """Write what is left, and close."""
-        self._unlisten()
-        self._closing.set()
-        self._writer.join()
-        self._database.close()
+        self.write()
+        with self._writing:
+            self._database.close()
 
-    def _on_event(self, event: Event) -> None:
-        if event.mac is None:
-            return
-        if len(self._pending) < self._limit:
-            self._pending.append(event)
-            return
-        self.left_out += 1
-        if abs(event.at - self._said) > SAY_AGAIN:
-            self._said = event.at
-            why = self.error or f"more than {MOST / EVERY:.0f} events a second: the machines' history leaves the rest out"
-            self._journal.record(Event(event.at, None, "history", "left out", {"why": why}, "warning"))
-
-    def _write(self) -> None:
-        pruned = 0.0
-        while True:
-            closing = self._closing.wait(EVERY)
-            try:
-                self._write_pending()
-                if time.monotonic() - pruned > PRUNE_EVERY or not pruned:
-                    pruned = time.monotonic()
-                    prune(self._database, time.time())
-                self.error = ""
-            except sqlite3.Error as error:
-                self.error = f"{self.path} cannot be written: {error}"
-            if closing:
-                return
-
-    def _write_pending(self) -> None:
-        batch = self._pending.copy()
+    def _prune(self) -> None:
         try:
-            with self._written:
-                self._insert(batch)
-                del self._pending[: len(batch)]
-        finally:
-            self._limit = min(len(self._pending) + MOST, PENDING)
+            with closing(sqlite3.connect(self.path, timeout=2.0)) as database:
+                prune(database, time.time())
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.error = f"{self.path} cannot be written: {error}"
 
     def _insert(self, batch: Sequence[Event]) -> None:
         rows = [(None, e.at, str(e.mac), e.service, e.kind, e.level, _as_json(e.detail)) for e in batch]
