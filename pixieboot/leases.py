@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from ipaddress import IPv4Network
-from itertools import chain, islice
+from itertools import chain, filterfalse, islice
+from math import inf
 
 from pixieboot.model import Lease, LeaseState, Mac, Pool, Site
 from pixieboot.wire.dhcp import dotted, packed
@@ -25,7 +26,7 @@ PROBE_LIFE = 600.0  # seconds that "nobody answers there" is believed
 ASKED_LIFE = 40.0  # seconds, at least, that a stranger which was offered nothing is remembered
 _ASKERS = 40_000
 _AT_ONCE = 100  # ends of leases that one message has to wait for
-_UNDOABLE = 8192  # bindings that a store may still fail to keep
+_AHEAD = 32  # never used addresses counted off at once
 _BIND, _OFFER, _DECLINED, _EXPIRED = LeaseState.BOUND, LeaseState.OFFERED, LeaseState.DECLINED, LeaseState.EXPIRED
 
 
@@ -49,11 +50,11 @@ class Holder:
 class _Pools:
     """The addresses of one network's pools.  Free are those in unused and freed, and what is coming and fit and nobody's."""
 
-    given: tuple[Pool, ...]
+    site: Site  # by which they were met
     spans: tuple[range, ...]  # of them what lies in the subnet
     size: int  # of all spans
     unfit: frozenset[str]  # what can never be a client's address
-    coming: Iterator[int]  # what nobody has looked at yet
+    coming: Iterator[str]  # what nobody has looked at yet
     unused: dict[str, None] = field(default_factory=dict)  # the next that nobody ever had
     freed: OrderedDict[str, None] = field(default_factory=OrderedDict)  # the one that is free for longest in front
     offered: set[str] = field(default_factory=set)  # and not taken; reservations left aside
@@ -73,12 +74,13 @@ class Leases:
         """stored: what the state store kept; newest: when it last kept something, so that a clock of 1970 expires nothing late."""
         self._records: dict[str, Lease] = {}
         self._held: dict[str, tuple[str, ...]] = {}  # client key -> its addresses, latest first
-        self._heap: list[tuple[float, str]] = []
+        self._heap: list[tuple[float, str]] = [(inf, "")]  # when records end; never empty
         self._due: dict[str, float] = {}  # address -> its one valid entry in the heap
         self._networks: dict[tuple[Pool, ...], _Pools] = {}
-        self._latest = _Pools((), (), 0, frozenset(), iter(()))
+        self._site: Site | None = None  # who asked last
+        self._here: _Pools  # and its pools
         self._withheld: frozenset[str] = frozenset()
-        self._before: OrderedDict[str, tuple[Lease, list[Lease]]] = OrderedDict()  # the bindings that a binding replaced
+        self._before: dict[int, tuple[Lease, list[Lease]]] = {}  # bindings that are not kept yet, and what they replaced
         self._probed: dict[str, float] = {}
         self._source: dict[str, bytes] = {}
         self._offers: Counter[bytes] = Counter()
@@ -86,7 +88,7 @@ class Leases:
         self._seen = self._time = newest
         for lease in sorted(stored, key=lambda lease: lease.expires):
             if lease.state is not _OFFER:
-                self._put(lease)
+                self._put(lease, self._records.get(lease.address))
 
     # What others ask
 
@@ -99,14 +101,14 @@ class Leases:
         return self._records.get(address)
 
     def of(self, key: str, subnet: IPv4Network) -> Lease | None:
-        """What this client holds or held there, a live record before an expired one."""
+        """What this client holds or held there, a live record before an expired one, and that which it held last."""
         found = None
         for address in self._held.get(key, ()):
             if inside(address, subnet):
                 record = self._records[address]
                 if record.state is _BIND or record.state is _OFFER:
                     return record
-                if record.state is _EXPIRED and found is None:
+                if record.state is _EXPIRED and (found is None or found.expires < record.expires):
                     found = record
         return found
 
@@ -125,13 +127,17 @@ class Leases:
     def has_room(self, site: Site) -> bool:
         """Is there an address for a stranger?"""
         pools = self._pools(site)
-        return bool(self._unused(pools, 1) or pools.freed)
+        self._count_off(pools, 1)
+        return bool(pools.unused or pools.freed)
 
     def withhold(self, addresses: Iterable[str]) -> None:
         """Addresses never to be chosen freely: reservations of machines, and our own.  Replaces what was said before."""
         before, self._withheld = self._withheld, frozenset(addresses)
         for address in self._withheld - before:
-            self._take(address)
+            for pools in self._networks.values():
+                pools.freed.pop(address, None)
+                pools.unused.pop(address, None)
+                pools.offered.discard(address)
         for address in before - self._withheld:
             record = self._records.get(address)
             if record is None or record.state is _EXPIRED:
@@ -145,27 +151,27 @@ class Leases:
         reserved: its machine's `address`.  wanted: option 50, "" for none.  A bound client is offered what it has.
         """
         now = self._tick(now)
-        address = self._choose(who, site, reserved, wanted)
+        pools = self._pools(site)
+        address = self._choose(who, site, pools, reserved, wanted)
         while address is None and self._end():
-            address = self._choose(who, site, reserved, wanted)
+            address = self._choose(who, site, pools, reserved, wanted)
         if address is None:
             spans = ", ".join(f"{_text(pool.first)}-{_text(pool.last)}" for pool in site.network.pools)
             return f"no address is free in {spans or 'no pool'}"
         record = self._records.get(address)
-        if record and record.client != who.key:
-            record = None
-        if record and (record.state is _BIND or (record.state is _OFFER and record.expires - now > HURRIED_HOLD)):
-            return record
-        known = record is not None or address == reserved
+        known = address == reserved
+        if record and record.client == who.key:
+            if record.state is _BIND or (record.state is _OFFER and record.expires - now > HURRIED_HOLD):
+                return record
+            known = True
         if who.source and not known and self._offers[who.source] >= OFFERS_PER_SOURCE:
             return f"{OFFERS_PER_SOURCE} addresses are offered to its relay port already and none was taken"
-        pools = self._pools(site)
         hurried = len(pools.offered) * 2 > pools.size and not known
         if hurried and len(pools.offered) >= OFFERS_PER_SOURCE and not self._asked_before(who.key, now):
             return "most free addresses are offered and were not taken: a stranger that asks again is offered one"
         expires = now + (HURRIED_HOLD if hurried else OFFER_HOLD)
         lease = Lease(address, who.key, who.mac, _OFFER, expires, who.hostname, who.client_id)
-        self._put(lease)
+        self._put(lease, record)
         if address != reserved:
             pools.offered.add(address)
         if who.source:
@@ -176,47 +182,52 @@ class Leases:
     def bind(self, who: Holder, site: Site, reserved: str | None, address: str, seconds: float, now: float) -> Lease | str:
         """The address is the client's for so many seconds; or why it cannot be."""
         now = self._tick(now)
-        if not self._allowed(address, site, reserved):
-            return f"{address} is neither in the pools of this network nor reserved for it"
-        if not self._free_for(address, who, reserved):
-            holder = self._records[address]
-            return f"{address} is {holder.state.value} to {holder.client or holder.mac}"
-        record = self._records.get(address)
-        replaced = [record] if record and record.state is _BIND else []
+        pools, record = self._pools(site), self._records.get(address)
+        replaced: list[Lease] = []
+        if record is None or record.client != who.key or address not in pools.offered:
+            if not self._allowed(address, site, pools, reserved):
+                return f"{address} is neither in the pools of this network nor reserved for it"
+            if record and not self._free_for(address, who, reserved):
+                return f"{address} is {record.state.value} to {record.client or record.mac}"
+            if record and (record.state is _BIND or record.state is _DECLINED):
+                replaced.append(record)
         lease = Lease(address, who.key, who.mac, _BIND, now + seconds, who.hostname, who.client_id)
         for other in self._held.get(who.key, ()):
             if other != address and inside(other, site.subnet):
-                record = self._records[other]
-                if record.state is _BIND:
-                    replaced.append(record)
-                    self._expire(other, now, used=True)
-                elif record.state is _OFFER:
-                    self._expire(other, now, used=False)
-        self._put(lease)
-        self._before.pop(address, None)
-        self._before[address] = (lease, replaced)
-        if len(self._before) > _UNDOABLE:
-            self._before.popitem(last=False)
+                held = self._records[other]
+                if held.state is _BIND:
+                    replaced.append(held)
+                if held.state is _BIND or held.state is _OFFER:
+                    self._expire(held, now)
+        self._put(lease, record)
+        if replaced:
+            self._before[id(lease)] = lease, replaced
         return lease
 
+    def kept(self, lease: Lease) -> None:
+        """The store has this binding: there is no undoing it any more."""
+        self._before.pop(id(lease), None)
+
     def undo(self, lease: Lease) -> None:
-        """The store could not keep this binding: what was before holds again."""
-        made, replaced = self._before.get(lease.address, (None, []))
-        if made is not lease or self._records[lease.address] is not lease:
+        """The store could not keep this: what was before a binding holds again.  Nobody is held to what he gave up."""
+        _, replaced = self._before.pop(id(lease), (lease, []))
+        for _, others in self._before.values():  # if one that came after it is not kept either
+            if any(other is lease for other in others):
+                others[:] = [*replaced, *(other for other in others if other is not lease)]
+        if self._records.get(lease.address) is not lease or lease.state is not _BIND:
             return
-        del self._before[lease.address]
-        self._expire(lease.address, self._time, used=False)
+        self._expire(lease, self._time)
         for before in replaced:
-            now = self._records[before.address]
-            if now.state is _EXPIRED and now.client in (before.client, lease.client):
-                self._put(before)
+            now = self._records.get(before.address)
+            if now and now.state is _EXPIRED and now.client in (before.client, lease.client):
+                self._put(before, now)
 
     def drop_offer(self, key: str, subnet: IPv4Network, now: float) -> None:
         """The client took another server's offer: ours is free again (RFC 2131 §3.1.4)."""
         now = self._tick(now)
         record = self.of(key, subnet)
         if record and record.state is _OFFER:
-            self._expire(record.address, now, used=False)
+            self._expire(record, now)
 
     def release(self, who: Holder, address: str, now: float) -> Lease | str:
         """The client gives its address back; remembered for it while nobody else needs it.  Or why nothing happened."""
@@ -224,7 +235,7 @@ class Leases:
         record = self._records.get(address)
         if record is None or record.client != who.key or record.state is not _BIND:
             return f"{address} is not bound to this client"
-        return self._expire(address, now, used=True)
+        return self._expire(record, now)
 
     def decline(self, who: Holder, address: str, now: float) -> Lease | str:
         """The client found somebody else at its address: nobody gets it for a day.  Or why nothing happened."""
@@ -233,7 +244,7 @@ class Leases:
         if record is None or record.client != who.key or record.state not in (_BIND, _OFFER):
             return f"{address} is neither offered nor bound to this client"
         lease = replace(record, state=_DECLINED, expires=now + DECLINE_QUARANTINE)
-        self._put(lease)
+        self._put(lease, record)
         return lease
 
     # What the wire says of addresses that are not given out yet
@@ -242,7 +253,8 @@ class Leases:
         """The next addresses that strangers would be offered and that nobody has asked the wire about lately."""
         now = self._tick(now)
         pools = self._pools(site)
-        found = islice(chain(self._unused(pools, count), pools.freed), count)
+        self._count_off(pools, count)
+        found = islice(chain(pools.unused, pools.freed), count)
         return [address for address in found if not self._believed(address, now)]
 
     def fresh(self, address: str, now: float) -> bool:
@@ -261,7 +273,7 @@ class Leases:
         if record and (record.state is _BIND or record.state is _DECLINED or (record.state is _OFFER and record.mac == mac)):
             return None
         lease = Lease(address, "", mac, _DECLINED, now + CONFLICT_QUARANTINE)
-        self._put(lease)
+        self._put(lease, record)
         return lease
 
     def _asked_before(self, key: str, now: float) -> bool:
@@ -277,16 +289,17 @@ class Leases:
 
     # Choice
 
-    def _choose(self, who: Holder, site: Site, reserved: str | None, wanted: str) -> str | None:
+    def _choose(self, who: Holder, site: Site, pools: _Pools, reserved: str | None, wanted: str) -> str | None:
         if reserved and self.obtainable(who, site, reserved):
             return reserved
         record = self.of(who.key, site.subnet)
-        if record and self._allowed(record.address, site, None):
+        if record and self._allowed(record.address, site, pools, None):
             return record.address
-        if wanted and self._allowed(wanted, site, None) and self._free_for(wanted, who, None):
+        if wanted and self._allowed(wanted, site, pools, None) and self._free_for(wanted, who, None):
             return wanted
-        pools = self._pools(site)
-        found = next(iter(self._unused(pools, 1) or pools.freed), None)
+        if not pools.unused:
+            self._count_off(pools, _AHEAD)
+        found = next(iter(pools.unused or pools.freed), None)
         if found is None and reserved and inside(reserved, site.subnet):
             # Its machine's other card holds the reservation.  Two cards may be up at once, so only when nothing else is left.
             record = self._records[reserved]
@@ -294,20 +307,18 @@ class Leases:
                 return reserved
         return found
 
-    def _unused(self, pools: _Pools, count: int) -> dict[str, None]:
-        """So many or more addresses that nobody ever had, in order; fewer if there are no more."""
-        unused = pools.unused
-        while len(unused) < count and (number := next(pools.coming, None)) is not None:
-            address = _text(number)
-            if not (address in self._records or address in pools.freed or address in pools.unfit or address in self._withheld):
-                unused[address] = None
-        return unused
+    def _count_off(self, pools: _Pools, count: int) -> None:
+        """See to it that so many addresses which nobody ever had are known, if there are so many."""
+        coming = pools.coming
+        for taken in (self._records, pools.freed, self._withheld):
+            coming = filterfalse(taken.__contains__, coming)
+        pools.unused.update(dict.fromkeys(islice(coming, max(count - len(pools.unused), 0))))
 
-    def _allowed(self, address: str, site: Site, reserved: str | None) -> bool:
+    def _allowed(self, address: str, site: Site, pools: _Pools, reserved: str | None) -> bool:
         """May this client have this address on this network at all?"""
         if address == reserved:
             return inside(address, site.subnet)
-        return address not in self._withheld and address in self._pools(site)
+        return address not in self._withheld and address in pools
 
     def _free_for(self, address: str, who: Holder, reserved: str | None) -> bool:
         record = self._records.get(address)
@@ -320,35 +331,30 @@ class Leases:
 
     # Records
 
-    def _put(self, lease: Lease) -> None:
-        address = lease.address
-        old = self._records.get(address)
-        if old is not None:
-            if old.state is _OFFER:
-                for pools in self._networks.values():
-                    pools.offered.discard(address)
-                if source := self._source.pop(address, None):
-                    self._offers[source] -= 1
-                    if not self._offers[source]:
-                        del self._offers[source]
-            if old.client != lease.client:
-                self._forget(old)
+    def _put(self, lease: Lease, old: Lease | None) -> None:
+        """The record of an address, in place of its old one."""
+        address, client = lease.address, lease.client
         self._records[address] = lease
-        held = self._held.get(lease.client)
-        if held is None:
-            if lease.client:  # what we quarantined ourselves is nobody's
-                self._held[lease.client] = (address,)
-        elif held[0] != address:
-            self._held[lease.client] = (address, *(other for other in held if other != address))
+        if old is None or old.state is _EXPIRED:
+            for pools in self._networks.values():
+                pools.freed.pop(address, None)
+                pools.unused.pop(address, None)
+        elif old.state is _OFFER:
+            for pools in self._networks.values():
+                pools.offered.discard(address)
+            if address in self._source:
+                source = self._source.pop(address)
+                self._offers[source] -= 1
+                if not self._offers[source]:
+                    del self._offers[source]
+        if old is None or old.client != client:
+            if old is not None:
+                self._forget(old)
+            if client:  # what we quarantined ourselves is nobody's
+                self._held[client] = (address, *self._held.get(client, ()))
         if lease.state is _EXPIRED:
             self._queue(address)
-            return
-        if old is None or old.state is _EXPIRED:
-            self._take(address)
-        if lease.state is not _OFFER:
-            self._probed.pop(address, None)
-        due = self._due.get(address)
-        if due is None or lease.expires < due:  # a later end is found out when the earlier entry comes up
+        elif lease.expires < self._due.get(address, inf):  # a later end is found out when the earlier entry comes up
             self._due[address] = lease.expires
             heappush(self._heap, (lease.expires, address))
 
@@ -359,12 +365,14 @@ class Leases:
         else:
             self._held.pop(lease.client, None)
 
-    def _expire(self, address: str, now: float, used: bool) -> Lease:
+    def _expire(self, held: Lease, now: float) -> Lease:
         """Free again, remembered for its client.  What was merely offered is the first to be offered again."""
-        held = self._records[address]
+        address = held.address
         lease = Lease(address, held.client, held.mac, _EXPIRED, now, held.hostname, held.client_id)
-        self._put(lease)
-        if not used:
+        self._put(lease, held)
+        if held.state is _BIND:
+            self._probed.pop(address, None)
+        else:
             for pools in self._networks.values():
                 if address in pools.freed:
                     pools.freed.move_to_end(address, last=False)
@@ -375,19 +383,14 @@ class Leases:
             if address in pools and address not in self._withheld:
                 pools.freed[address] = None
 
-    def _take(self, address: str) -> None:
-        """It is free no more."""
-        for pools in self._networks.values():
-            pools.freed.pop(address, None)
-            pools.unused.pop(address, None)
-
     def _pools(self, site: Site) -> _Pools:
-        given = site.network.pools
-        if self._latest.given is not given:
-            known = self._networks.get(given)
+        if site is not self._site:
+            known = self._networks.get(site.network.pools)
             # Equal pools of new settings may have another router or subnet.
-            self._latest = known if known and known.given is given else self._met(site)
-        return self._latest
+            if known is None or known.site.network is not site.network or known.site.subnet != site.subnet:
+                known = self._met(site)
+            self._site, self._here = site, known
+        return self._here
 
     def _met(self, site: Site) -> _Pools:
         """The pools of a network that is seen for the first time, or anew with other settings."""
@@ -396,7 +399,8 @@ class Leases:
         edges = {str(subnet.network_address), str(subnet.broadcast_address)} if subnet.prefixlen < 31 else set()
         unfit = frozenset({*edges, site.address, *network.routers, *network.dns})
         spans = tuple(range(max(pool.first, lowest), min(pool.last, highest) + 1) for pool in network.pools)
-        pools = self._networks[network.pools] = _Pools(network.pools, spans, sum(map(len, spans)), unfit, chain(*spans))
+        coming = filterfalse(unfit.__contains__, map(_text, chain(*spans)))
+        pools = self._networks[network.pools] = _Pools(site, spans, sum(map(len, spans)), unfit, coming)
         for lease in sorted(self._records.values(), key=lambda lease: lease.expires):
             if lease.address in pools and lease.address not in self._withheld:
                 if lease.state is _EXPIRED:
@@ -414,7 +418,7 @@ class Leases:
         else:
             self._time += min(max(now - self._seen, 0.0), 3600.0)
         self._seen = now
-        if self._heap and self._heap[0][0] <= self._time:
+        if self._heap[0][0] <= self._time:
             self._end()
         return self._time
 
@@ -424,7 +428,7 @@ class Leases:
         False if there was nothing to do.  What is left follows with the next message, or when no other address is free.
         """
         looked = 0
-        while self._heap and self._heap[0][0] <= self._time and looked < _AT_ONCE:
+        while self._heap[0][0] <= self._time and looked < _AT_ONCE:
             due, address = heappop(self._heap)
             looked += 1
             if self._due.get(address) != due:
@@ -441,7 +445,7 @@ class Leases:
                 del self._records[address]
                 self._queue(address)
             else:
-                self._expire(address, self._time, used=record.state is _BIND)
+                self._expire(record, self._time)
         return looked > 0
 
     def _believed(self, address: str, now: float) -> bool:

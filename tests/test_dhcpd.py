@@ -137,6 +137,14 @@ def test_a_lease_that_cannot_be_kept_is_not_acknowledged_and_somebody_is_told(
             monkeypatch.setattr(StateStore, "_commit", commit)
             (ack,) = await served.ask(client, REQUEST, chosen)
             assert ack.type == ACK
+            record = served.context.leases.at(offer.message.yiaddr)
+            monkeypatch.setattr(StateStore, "_commit", lambda *_: StoreError(28, "the disk is full"))
+            assert await served.ask(client, REQUEST, chosen, wait=0.3) == []
+            assert served.context.leases.at(offer.message.yiaddr) is record, "what it was acknowledged before holds on"
+            monkeypatch.setattr(StateStore, "_commit", commit)
+            (ack,) = await served.ask(client, REQUEST, chosen)
+            assert ack.type == ACK and served.context.leases.at(offer.message.yiaddr) is not record
+            assert not served.context.leases._before, "and what is on disk need not be undone"
 
     asyncio.run(work())
 

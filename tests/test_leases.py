@@ -175,6 +175,14 @@ def test_a_router_that_new_settings_name_in_the_same_pools_is_nobodys() -> None:
     assert later == {"10.0.0.100", "10.0.0.101", "10.0.0.103", ""}
 
 
+def test_the_same_pools_in_another_subnet_are_other_addresses() -> None:
+    leases = Leases()
+    assert offered(leases, ANNA) == "10.0.0.100"
+    narrow = replace(SITE, subnet=IPv4Network("10.0.0.100/30"))
+    assert [offered(leases, who, narrow) for who in (BERT, CARL, DORA)] == ["10.0.0.101", "10.0.0.102", ""]
+    assert offered(leases, DORA) == "10.0.0.103"
+
+
 def test_new_settings_forget_no_offer() -> None:
     leases = Leases()
     assert all(offered(leases, who) for who in (ANNA, BERT, CARL))
@@ -249,6 +257,13 @@ def test_a_reservation_takes_a_mere_offer_away() -> None:
     leases.withhold([address])
     assert dora(leases, ANNA, reserved=address) == address
     refused(leases.bind(BERT, SITE, None, address, HOUR, NOW))
+
+
+def test_a_reservation_written_since_takes_an_offer_back() -> None:
+    leases = Leases()
+    address = offered(leases, BERT)
+    leases.withhold([address])
+    assert "neither in the pools" in refused(leases.bind(BERT, SITE, None, address, HOUR, NOW))
 
 
 def test_a_reservation_that_ends_is_free_again() -> None:
@@ -459,6 +474,8 @@ def test_nobody_binds_what_another_holds() -> None:
     leases = Leases()
     address = dora(leases, ANNA)
     assert refused(leases.bind(BERT, SITE, None, address, HOUR, NOW)) == f"{address} is bound to {ANNA.mac}"
+    address = offered(leases, CARL)
+    assert refused(leases.bind(BERT, SITE, None, address, HOUR, NOW)) == f"{address} is offered to {CARL.mac}"
     quarantined = "10.0.0.103"
     leases.mark_in_use(quarantined, CARL.mac, NOW)
     assert refused(leases.bind(BERT, SITE, None, quarantined, HOUR, NOW)) == f"{quarantined} is declined to {CARL.mac}"
@@ -544,11 +561,8 @@ def test_a_refused_renewal_leaves_the_lease_that_is_on_disk() -> None:
     leases = Leases()
     first = bound(leases, ANNA, offered(leases, ANNA))
     second = bound(leases, ANNA, first.address, now=NOW + 60)
-    leases.undo(first)
-    assert leases.at(first.address) is second
-    leases.undo(second)
-    assert leases.at(first.address) is first
-    leases.undo(second)
+    for _ in range(2):
+        leases.undo(second)
     assert leases.at(first.address) is first
     assert offered(leases, BERT, wanted=first.address, now=NOW + HOUR + 1) == first.address
 
@@ -567,13 +581,84 @@ def test_a_refused_move_leaves_the_client_where_it_was() -> None:
     assert record and record.client == BERT.key
 
 
-def test_only_the_latest_bindings_can_be_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pixieboot.leases._UNDOABLE", 2)
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in order", "the later one first"])
+def test_two_renewals_that_the_store_refused_leave_the_lease_that_is_on_disk(order: tuple[int, int]) -> None:
     leases = Leases()
-    made = [bound(leases, who, offered(leases, who)) for who in (ANNA, BERT, CARL)]
-    for lease in made:
-        leases.undo(lease)
-    assert [lease.state.value for lease in leases.all()] == ["bound", "expired", "expired"]
+    kept = bound(leases, ANNA, "10.0.0.100")
+    renewals = [bound(leases, ANNA, "10.0.0.100", now=NOW + after) for after in (60, 120)]
+    for number in order:
+        leases.undo(renewals[number])
+    assert leases.at("10.0.0.100") is kept
+    assert offered(leases, BERT, wanted="10.0.0.100", now=NOW + HOUR - 1) != "10.0.0.100"
+    assert offered(leases, CARL, wanted="10.0.0.100", now=NOW + HOUR + 1) == "10.0.0.100"
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in order", "the later one first"])
+def test_of_a_binding_and_its_renewal_that_the_store_refused_nothing_is_left(order: tuple[int, int]) -> None:
+    leases = Leases()
+    made = [bound(leases, ANNA, "10.0.0.100", now=NOW + after) for after in (0, 60)]
+    for number in order:
+        leases.undo(made[number])
+    record = leases.at("10.0.0.100")
+    assert record and record.state is LeaseState.EXPIRED
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in order", "the later one first"])
+def test_a_refused_move_after_a_refused_renewal_leaves_the_client_where_it_was(order: tuple[int, int]) -> None:
+    leases = Leases()
+    kept = bound(leases, ANNA, "10.0.0.100")
+    made = [bound(leases, ANNA, address, now=NOW + 60) for address in ("10.0.0.100", "10.0.0.101")]
+    for number in order:
+        leases.undo(made[number])
+    assert leases.at("10.0.0.100") is kept
+    assert [lease.state.value for lease in leases.all()] == ["bound", "expired"]
+
+
+def test_a_kept_renewal_outlives_a_refused_one_before_it() -> None:
+    leases = Leases()
+    bound(leases, ANNA, "10.0.0.100")
+    refused, kept, last = (bound(leases, ANNA, "10.0.0.100", now=NOW + after) for after in (60, 120, 180))
+    leases.undo(refused)
+    leases.undo(last)
+    assert leases.at("10.0.0.100") is kept
+
+
+def test_a_refused_binding_leaves_what_the_client_gave_up_since() -> None:
+    leases = Leases()
+    bound(leases, ANNA, "10.0.0.100")
+    renewal = bound(leases, ANNA, "10.0.0.100", now=NOW + 60)
+    declined = leases.decline(ANNA, "10.0.0.100", NOW + 61)
+    leases.undo(renewal)
+    assert leases.at("10.0.0.100") is declined
+    renewal = bound(leases, BERT, "10.0.0.101")
+    released = leases.release(BERT, "10.0.0.101", NOW + 61)
+    leases.undo(renewal)
+    assert leases.at("10.0.0.101") is released
+
+
+def test_what_a_client_gave_up_stays_given_up_though_the_store_refused_it() -> None:
+    leases = Leases()
+    for who, give_up in ((ANNA, leases.release), (BERT, leases.decline)):
+        given_up = give_up(who, dora(leases, who), NOW)
+        assert isinstance(given_up, Lease)
+        leases.undo(given_up)
+        assert leases.at(given_up.address) is given_up
+
+
+def test_a_refused_binding_of_who_was_seen_there_leaves_the_quarantine() -> None:
+    leases = Leases()
+    seen = leases.mark_in_use("10.0.0.102", ANNA.mac, NOW)
+    leases.undo(bound(leases, ANNA, "10.0.0.102"))
+    assert leases.at("10.0.0.102") is seen
+    assert offered(leases, BERT, wanted="10.0.0.102") != "10.0.0.102"
+    assert offered(leases, CARL, wanted="10.0.0.102", now=NOW + CONFLICT_QUARANTINE + 1) == "10.0.0.102"
+
+
+def test_what_the_store_has_is_not_remembered_for_an_undo() -> None:
+    leases = Leases()
+    for after in range(3):
+        leases.kept(bound(leases, ANNA, "10.0.0.100", now=NOW + after))
+    assert not leases._before
 
 
 # Clocks
@@ -690,48 +775,105 @@ def test_inside() -> None:
 
 
 class Storm(RuleBasedStateMachine):
-    """Clients that do anything in any order: no address is ever two clients', none is lost, nothing raises."""
+    """Clients that do anything in any order, on a host whose disk, clock and settings change.
+
+    What a client was acknowledged is nobody else's until its end; no address is two clients', none is lost, nothing raises.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now, self.leases = NOW, Leases()
-        self.site = a_site(a_pool("10.0.0.100", "10.0.0.104"), a_pool("10.0.0.110", "10.0.0.112"))
-        self.acked: dict[str, tuple[str, float]] = {}
+        self.now = self.newest = NOW
+        self.leases = Leases()
+        self.site = self.SITES[0]
         self.withheld: set[str] = set()
+        self.waiting: list[Lease] = []  # for the store
+        self.refused: list[Lease] = []
+        self.disk: dict[str, Lease] = {}
+        self.acked: dict[str, Lease] = {}  # what clients rely on
+        self.told: dict[str, str] = {}  # by client, what it was offered last
 
-    whos = st.integers(0, 11).map(a_client)
-    addresses = st.integers(98, 114).map("10.0.0.{}".format)
+    POOLS = (a_pool("10.0.0.100", "10.0.0.102"), a_pool("10.0.0.104", "10.0.0.105"))
+    SITES = (
+        a_site(*POOLS),
+        a_site(*POOLS, routers=("10.0.0.102",)),
+        a_site(*POOLS, subnet="10.0.0.96/29"),
+        a_site(a_pool("10.0.0.101", "10.0.0.104")),
+    )
+    whos = st.integers(0, 4).map(a_client) | st.just(replace(a_client(1), key="id:1"))
+    addresses = st.integers(100, 105).map("10.0.0.{}".format)
     reservations = st.none() | st.sampled_from(["10.0.0.50", "10.0.0.101"])
+
+    def may_have(self, who: Holder, address: str, reserved: str | None) -> bool:
+        """May it be given this address, as far as others were acknowledged it?"""
+        held = self.acked.get(address)
+        mine = held is None or held.client == who.key or (address == reserved and held.mac == who.mac)
+        return mine or (held is not None and held.expires <= self.leases._time)
 
     @rule(who=whos, wanted=addresses, reserved=reservations)
     def discover(self, who: Holder, wanted: str, reserved: str | None) -> None:
         lease = self.leases.offer(who, self.site, reserved, wanted, self.now)
         if isinstance(lease, Lease):
-            holder, until = self.acked.get(lease.address, ("", 0.0))
-            assert holder in ("", who.key) or until <= self.now
+            self.told[who.key] = lease.address
+            assert self.may_have(who, lease.address, reserved)
+            assert inside(lease.address, self.site.subnet) and lease.address not in self.site.network.routers
             assert lease.address == reserved or lease.address not in self.withheld
+            if lease.state is LeaseState.OFFERED and lease.address == reserved:
+                self.acked.pop(reserved, None)  # its own card moves on
 
-    @rule(who=whos, address=addresses, seconds=st.integers(1, 300), reserved=reservations, kept=st.booleans())
-    def request(self, who: Holder, address: str, seconds: int, reserved: str | None, kept: bool) -> None:
+    @rule(who=whos, address=addresses, seconds=st.integers(1, 300), reserved=reservations)
+    def request(self, who: Holder, address: str, seconds: int, reserved: str | None) -> None:
         lease = self.leases.bind(who, self.site, reserved, address, seconds, self.now)
         if isinstance(lease, Lease):
-            holder, until = self.acked.get(address, ("", 0.0))
-            assert holder in ("", who.key) or until <= self.now
-            if kept:
-                self.acked = {other: held for other, held in self.acked.items() if held[0] != who.key}
-                self.acked[address] = (who.key, lease.expires)
-            else:
-                self.leases.undo(lease)
+            assert self.may_have(who, address, reserved)
+            assert address == reserved or address not in self.withheld
+            self.waiting.append(lease)
+            for other, held in list(self.acked.items()):  # who asks for an address uses no other, on that network
+                if (held.client == who.key and inside(other, self.site.subnet) and other != address) or (
+                    other == address and held.client != who.key
+                ):
+                    del self.acked[other]
+
+    @rule(who=whos, seconds=st.integers(1, 300))
+    def take(self, who: Holder, seconds: int) -> None:
+        self.request(who, self.told.get(who.key, "10.0.0.100"), seconds, None)
+
+    @rule(number=st.integers(0, 5), seconds=st.integers(1, 300))
+    def renew(self, number: int, seconds: int) -> None:
+        held = [lease for lease in self.leases.all() if lease.state is LeaseState.BOUND]
+        if number < len(held):
+            self.request(Holder(held[number].client, held[number].mac), held[number].address, seconds, None)
+
+    @rule()
+    def keep(self) -> None:
+        """The store writes in order."""
+        for lease in self.waiting:
+            self.leases.kept(lease)
+            self.disk[lease.address] = lease
+            self.newest = max(self.newest, self.now)
+            if self.leases.at(lease.address) in (lease, *self.waiting):
+                self.acked[lease.address] = lease
+        self.waiting.clear()
+
+    @rule(which=st.integers(0, 5))
+    def refuse(self, which: int) -> None:
+        if which < len(self.waiting):
+            lease = self.waiting.pop(which)
+            self.leases.undo(lease)
+            self.refused.append(lease)
+
+    def given_up(self, lease: Lease | str | None) -> None:
+        if isinstance(lease, Lease):
+            self.acked.pop(lease.address, None)
+            self.disk[lease.address] = lease
+            self.waiting = [other for other in self.waiting if other.address != lease.address]
 
     @rule(who=whos, address=addresses)
     def release(self, who: Holder, address: str) -> None:
-        if isinstance(self.leases.release(who, address, self.now), Lease):
-            self.acked.pop(address, None)
+        self.given_up(self.leases.release(who, address, self.now))
 
     @rule(who=whos, address=addresses)
     def decline(self, who: Holder, address: str) -> None:
-        if isinstance(self.leases.decline(who, address, self.now), Lease):
-            self.acked.pop(address, None)
+        self.given_up(self.leases.decline(who, address, self.now))
 
     @rule(address=addresses, who=whos)
     def conflict(self, address: str, who: Holder) -> None:
@@ -741,15 +883,25 @@ class Storm(RuleBasedStateMachine):
     def wait(self, seconds: int) -> None:
         self.now += seconds
 
-    @rule(withheld=st.sets(st.sampled_from(["10.0.0.50", "10.0.0.101", "10.0.0.111"])))
+    @rule(seconds=st.sampled_from([-NOW, -86400.0, -30.0, 86400.0]))
+    def set_the_clock(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(withheld=st.sets(st.sampled_from(["10.0.0.50", "10.0.0.101", "10.0.0.104"])))
     def reserve(self, withheld: set[str]) -> None:
         self.leases.withhold(withheld)
         self.withheld = withheld
 
+    @rule(which=st.integers(0, 3))
+    def reload(self, which: int) -> None:
+        site = self.SITES[which]
+        self.site = replace(site, network=replace(site.network))
+
     @rule()
     def restart(self) -> None:
-        self.leases = Leases(self.leases.all(), self.now)
+        self.leases = Leases(self.disk.values(), self.newest)
         self.leases.withhold(self.withheld)
+        self.waiting.clear()
 
     @rule(count=st.integers(1, 9))
     def look_ahead(self, count: int) -> None:
@@ -757,14 +909,28 @@ class Storm(RuleBasedStateMachine):
 
     def free(self) -> set[str]:
         taken = {lease.address for lease in self.leases.all() if lease.state is not LeaseState.EXPIRED}
-        pools = {f"10.0.0.{last}" for last in (*range(100, 105), *range(110, 113))}
-        return pools - taken - self.withheld
+        pools = self.leases._pools(self.site)
+        return {f"10.0.0.{last}" for last in range(98, 108) if f"10.0.0.{last}" in pools} - taken - self.withheld
 
     @invariant()
     def nothing_is_free_that_is_not(self) -> None:
         pools = self.leases._pools(self.site)
         assert {*pools.unused, *pools.freed} <= self.free()
         assert not {*pools.unused} & {*pools.freed}
+
+    @invariant()
+    def what_is_offered_is_known(self) -> None:
+        offers = {lease.address for lease in self.leases.all() if lease.state is LeaseState.OFFERED}
+        assert self.leases._pools(self.site).offered <= offers - self.withheld
+
+    @invariant()
+    def what_was_acknowledged_holds_and_what_was_refused_does_not(self) -> None:
+        for address, held in self.acked.items():
+            record = self.leases.at(address)
+            assert held.expires <= self.leases._time or (
+                record and (record.client, record.state) == (held.client, LeaseState.BOUND)
+            )
+        assert not any(lease is refused for lease in self.leases.all() for refused in self.refused)
 
     def teardown(self) -> None:
         """Nothing is lost."""

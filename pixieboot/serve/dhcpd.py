@@ -362,7 +362,9 @@ class DhcpService:
             if error:
                 self._context.leases.undo(lease)
                 self._record(mac, "lease not kept", {"address": lease.address, "why": str(error)}, "alarm")
-            elif then:
+                return
+            self._context.leases.kept(lease)
+            if then:
                 then()
 
         self._context.store.submit(lease, kept)
