@@ -16,7 +16,7 @@ LATE_SECS = 8  # `secs` of a first DISCOVER from which on earlier ones must have
 ENDPOINTS = ("/ignition", "/cloud", "/generic", "/metadata")  # documents that an operating system asks for
 # Words of the reasons why a machine that wants to boot from here is not answered (policy.py, dhcp.py, inventory.py).
 REFUSALS = (
-    "answer: known", "unknown: ignore", "another PXE server", "no boot program", "IANA has not assigned", "no address is free",
+    "answer: known", "unknown: ignore", "another PXE server", "no boot program", "it is not guessed", "no address is free",
     "dhcp: off", "boot: local", "boot: once", "on_timeout: local", "is the local disk",
 )  # fmt: skip
 # What the usual boot programs run on, to notice one that was handed to the wrong firmware.

@@ -46,7 +46,7 @@ def next_boot(client: Client, assignment: Assignment, site: Site) -> Step:
     if profile is None:
         left = "get no boot data (unknown: ignore)"
         if site.foreign_pxe:
-            left = f"are left to the other PXE server on {site.interface} (set `unknown` to boot them)"
+            left = f"are left to another PXE server on {site.interface} (set `unknown` to boot them)"
         return Silence(f"{assignment.why}; unknown machines {left}")
     if local := _local_disk(client, assignment, profile):
         return local

@@ -53,6 +53,11 @@ SPLITS = {
     "lease renewals are no boot": ([*later(OS, 5000), *later(OS, 9000)], []),
     "a renewal hours after the boot does not belong to it": ([*UEFI, *FILES, *later(OS, 20_000)], [10]),
     "an operating system that a proxy leaves alone is no boot": ([event(0, "dhcp ignored", why="no PXE client")], []),
+    "an architecture that is not told is one": ([event(0, "dhcp ignored", why="… and it is not guessed (RFC 4578 §2.1)")], [1]),
+    "a stranger that is left to another PXE server is one": (
+        [event(0, "dhcp ignored", why="… left to another PXE server on eth0")],
+        [1],
+    ),
     "a stranger that is left alone on purpose is one": ([event(0, "dhcp ignored", why="no group; … (unknown: ignore)")], [1]),
     "back from the local disk": (
         [event(0, "dhcp ignored", why="boots … (boot: local)"), event(30, "dhcp ignored", why="boots … (boot: local)")],

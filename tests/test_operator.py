@@ -117,6 +117,13 @@ def test_boot(daemon: Running) -> None:
     assert wrong.exit_code == 2 and "profile nope: there is no such profile" in wrong.output
 
 
+def test_why_a_machine_that_was_heard_did_not_boot(daemon: Running) -> None:
+    for kind, why in (("ignored", "Apple's BSDP is not spoken"), ("acked", "an ordinary DHCP client")):
+        daemon.happen(Event(time.time(), STRANGER, "dhcp", kind, {"why": why}))
+        told = daemon.run("why", STRANGER)
+        assert told.exit_code == 1 and f"{STRANGER} was heard, but" in told.output and why in " ".join(told.output.split())
+
+
 def test_why(daemon: Running) -> None:
     silent = daemon.run("why", "web1")
     assert silent.exit_code == 1 and "Nothing was heard of web1." in silent.output and "Next: " in silent.output

@@ -84,7 +84,7 @@ CASES: dict[str, tuple[Client, Assignment, Site, Step]] = {
         Assignment(why="nobody described it"),
         replace(a_site("ignore"), foreign_pxe=True),
         Silence(
-            "nobody described it; unknown machines are left to the other PXE server on eth0 (set `unknown` to boot them)",
+            "nobody described it; unknown machines are left to another PXE server on eth0 (set `unknown` to boot them)",
         ),
     ),
     "answer: known": (a_client(), Assignment(profile=MENU), a_site(answer="known"), Silence(ANY)),

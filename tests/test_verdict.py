@@ -482,6 +482,8 @@ def test_an_unhurried_machine_is_no_failure() -> None:
 
 def test_nothing_heard() -> None:
     assert "web1" in nothing_heard("web1").sentence
+    heard = nothing_heard("web1", event(0, "dhcp ignored", why="it took the offer of another server, 10.0.0.9"))
+    assert heard.sentence.endswith("last: not answered: it took the offer of another server, 10.0.0.9.")
 
 
 def test_whatever_the_events_say_there_is_a_verdict() -> None:

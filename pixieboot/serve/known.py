@@ -214,7 +214,12 @@ class Known:
             }
             for number, boot in enumerate(boots)
         ]
-        return told, told[-1]["verdict"] if told else verdict_json(nothing_heard(who.name))
+        return told, told[-1]["verdict"] if told else self.silence(who)
+
+    def silence(self, who: Who) -> dict[str, str]:
+        """The verdict on a machine that has no boot."""
+        heard = [event for mac in who.macs for event in self._context.journal.timeline(mac) if event.service == "dhcp"]
+        return verdict_json(nothing_heard(who.name, max(heard, key=lambda event: event.at, default=None)))
 
     @property
     def inventory(self) -> Inventory:

@@ -29,7 +29,7 @@ from pixieboot.serve.api import Api
 from pixieboot.serve.known import Who
 from pixieboot.serve.views import boot_json, description, group_json, profile_json, verdict_json
 from pixieboot.serve.writing import BootOrder, Condition, Description
-from pixieboot.verdict import judge, nothing_heard
+from pixieboot.verdict import judge
 
 ROOT = Path(__file__).parent.parent / "web"
 STATIC = {path.name: path for path in (ROOT / "static").iterdir()}
@@ -183,7 +183,7 @@ class Pages:
             for number, boot in enumerate(boots)
         ]
         profiles = sorted(self._known.inventory.profiles)
-        silent = verdict_json(nothing_heard(who.name))
+        silent = self._known.silence(who)
         return {"machine": self._known.summary(who), "boots": told[::-1], "profiles": profiles, "silent": silent}
 
     async def order(self, request: Request) -> Response:

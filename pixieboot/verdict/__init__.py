@@ -7,8 +7,8 @@ loader, tftp, dhcp.
 
 from collections.abc import Sequence
 
-from pixieboot.boots import Boot, Facts, duration, progress
-from pixieboot.model import Assignment
+from pixieboot.boots import Boot, Facts, duration, progress, tell
+from pixieboot.model import Assignment, Event
 from pixieboot.verdict import dhcp, files, loader, system, tftp
 from pixieboot.verdict.rule import Rule, Verdict
 
@@ -27,8 +27,15 @@ def judge(boot: Boot, now: float, assignment: Assignment | None = None, earlier:
     return verdict
 
 
-def nothing_heard(who: str) -> Verdict:
-    """The verdict on a machine that has no boot at all."""
+def nothing_heard(who: str, last: Event | None = None) -> Verdict:
+    """The verdict on a machine that has no boot at all.  last: what it was heard to do all the same."""
+    if last:
+        return Verdict(
+            "no-netboot",
+            "failed",
+            f"{who} was heard, but not as a machine that boots over the network; last: {tell(last)}.",
+            "Is network boot first in its firmware's boot order? `pixieboot events` shows all that it asked.",
+        )
     return Verdict(
         "nothing-heard",
         "failed",

@@ -19,7 +19,7 @@ REASONS = (
     ),
     ("no boot program", "no-loader-for-arch", "Add a file for this architecture under `loaders` in pixieboot.yaml."),
     (
-        "IANA has not assigned",
+        "it is not guessed",
         "unknown-arch",
         "Its firmware needs an update that makes it say an architecture of RFC 4578; until then start it from a USB stick with "
         "iPXE.",
