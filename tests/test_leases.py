@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
+from random import Random
 
 import pytest
 from hypothesis import settings
@@ -837,11 +838,12 @@ class Storm(RuleBasedStateMachine):
     def take(self, who: Holder, seconds: int) -> None:
         self.request(who, self.told.get(who.key, "10.0.0.100"), seconds, None)
 
-    @rule(number=st.integers(0, 5), seconds=st.integers(1, 300))
-    def renew(self, number: int, seconds: int) -> None:
-        held = [lease for lease in self.leases.all() if lease.state is LeaseState.BOUND]
-        if number < len(held):
-            self.request(Holder(held[number].client, held[number].mac), held[number].address, seconds, None)
+    @rule(number=st.integers(0, 5), seconds=st.lists(st.integers(1, 300), min_size=1, max_size=3))
+    def renew(self, number: int, seconds: list[int]) -> None:
+        if held := [lease for lease in self.leases.all() if lease.state is LeaseState.BOUND]:
+            lease = held[number % len(held)]
+            for each in seconds:
+                self.request(Holder(lease.client, lease.mac), lease.address, each, None)
 
     @rule()
     def keep(self) -> None:
@@ -854,12 +856,13 @@ class Storm(RuleBasedStateMachine):
                 self.acked[lease.address] = lease
         self.waiting.clear()
 
-    @rule(which=st.integers(0, 5))
-    def refuse(self, which: int) -> None:
-        if which < len(self.waiting):
-            lease = self.waiting.pop(which)
+    @rule(order=st.randoms(use_true_random=False))
+    def refuse(self, order: Random) -> None:
+        order.shuffle(self.waiting)
+        for lease in self.waiting:
             self.leases.undo(lease)
-            self.refused.append(lease)
+        self.refused += self.waiting
+        self.waiting.clear()
 
     def given_up(self, lease: Lease | str | None) -> None:
         if isinstance(lease, Lease):
@@ -879,12 +882,9 @@ class Storm(RuleBasedStateMachine):
     def conflict(self, address: str, who: Holder) -> None:
         self.leases.mark_in_use(address, who.mac, self.now)
 
-    @rule(seconds=st.integers(1, 200))
-    def wait(self, seconds: int) -> None:
-        self.now += seconds
-
-    @rule(seconds=st.sampled_from([-NOW, -86400.0, -30.0, 86400.0]))
-    def set_the_clock(self, seconds: float) -> None:
+    @rule(seconds=st.integers(1, 200) | st.sampled_from([-NOW, -86400.0, -30.0, 86400.0]))
+    def wait(self, seconds: float) -> None:
+        """The clock may be set, too."""
         self.now += seconds
 
     @rule(withheld=st.sets(st.sampled_from(["10.0.0.50", "10.0.0.101", "10.0.0.104"])))
