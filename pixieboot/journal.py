@@ -154,11 +154,7 @@ class Journal:
 
 def _bounded(event: Event) -> Event:
     """The event with long values cut, and octets that are no UTF-8 (TFTP names may hold them) spelled out for JSON."""
-    values = event.detail.values()
-    try:
-        text = "".join(values)
-    except TypeError:  # a number is among them
-        text = "".join(map(str, values))
+    text = "".join([value for value in event.detail.values() if isinstance(value, str)])
     if text.isascii() and len(text) <= KEPT_LIMIT:
         return event
     return replace(event, detail={key: _kept(value) if isinstance(value, str) else value for key, value in event.detail.items()})
