@@ -201,13 +201,55 @@ async def _fill(store: StateStore) -> None:
     await asyncio.gather(*(store.keep(replace(LEASE, address=f"10.0.{n // 250}.{n % 250}")) for n in range(2000)))
 
 
+VERSION_1 = """
+PRAGMA journal_mode=WAL;
+CREATE TABLE schema (version INTEGER NOT NULL);
+INSERT INTO schema VALUES (1);
+CREATE TABLE leases (
+    address TEXT PRIMARY KEY, client TEXT NOT NULL, mac TEXT NOT NULL, state TEXT NOT NULL, expires REAL NOT NULL,
+    hostname TEXT NOT NULL, client_id TEXT NOT NULL, written REAL NOT NULL
+) WITHOUT ROWID;
+INSERT INTO leases VALUES (
+    '192.168.77.100', '52:54:00:12:34:56', '52:54:00:12:34:56', 'bound', 2e9, 'web1', '01525400123456', 1.8e9
+);
+CREATE TABLE machine_states (key TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE discovered (
+    mac TEXT PRIMARY KEY, uuid TEXT, arch TEXT, vendor TEXT NOT NULL, first_seen REAL NOT NULL, last_seen REAL NOT NULL
+) WITHOUT ROWID;
+PRAGMA application_id=1886937700;
+"""
+
+
+def earlier(path: Path, statement: str = "") -> None:
+    database = sqlite3.connect(path)
+    database.executescript(VERSION_1 + statement)
+    database.close()
+
+
+def test_the_leases_of_an_earlier_version_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    earlier(path)
+
+    async def work(store: StateStore) -> None:
+        assert store.leases() == [LEASE] and store.newest == 1.8e9
+        await store.keep(replace(LEASE, expires=3e9))
+
+    store = kept(path, work)
+    assert store.leases() == [replace(LEASE, expires=3e9)]
+    store.close()
+
+
 REFUSED = {
     "a text file": (lambda path: path.write_text("leases { }\n" * 200), "it is damaged: file is not a database"),
     "another program's database": (foreign, "it is another program's database"),
     "a page overwritten": (torn, "it is damaged"),
-    "a newer version's file": (newer, "a newer pixieboot wrote it (schema 99, this one knows 1)"),
+    "a newer version's file": (newer, "a newer pixieboot wrote it (schema 99, this one knows 2)"),
     "no version": (scribbled("DELETE FROM schema"), "it is damaged"),
-    "a wrong address": (scribbled("UPDATE leases SET address = '10.0.0.x' WHERE address = '10.0.0.1'"), "it is damaged"),
+    "a wrong address": (scribbled("UPDATE leases SET address = 1 << 32 WHERE address = 10 << 24"), "it is damaged"),
+    "an earlier version's wrong address": (
+        lambda path: earlier(path, "UPDATE leases SET address = '10.0.0.x'"),
+        "it is damaged",
+    ),
     "a wrong MAC": (scribbled("UPDATE leases SET mac = 'zz'"), "it is damaged"),
     "a wrong time": (scribbled("UPDATE leases SET expires = 'soon'"), "it is damaged"),
     "a wrong stranger": (scribbled("UPDATE discovered SET mac = 'zz'"), "it is damaged"),

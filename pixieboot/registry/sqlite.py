@@ -23,9 +23,10 @@ from queue import SimpleQueue
 
 from pixieboot.errors import OperatorError
 from pixieboot.model import Lease, LeaseState, Mac, MachineState
+from pixieboot.wire.dhcp import packed
 
 APPLICATION_ID = 0x70786264  # "pxbd" in the file's header: it is ours
-VERSION = 1
+VERSION = 2
 DISCOVERED = 10_000  # machines remembered at most: a flood of made-up MACs must not fill the disk
 LAZY = 1.0  # seconds between writes of what nobody waits for
 SEEN_AGAIN = 3600.0  # seconds between two notes that a known machine was seen: SD cards wear
@@ -35,12 +36,15 @@ FRESH = MachineState()
 
 log = logging.getLogger(__name__)
 
-_SCHEMA = """
-CREATE TABLE schema (version INTEGER NOT NULL);
+_LEASES = """
 CREATE TABLE leases (
-    address TEXT PRIMARY KEY, client TEXT NOT NULL, mac TEXT NOT NULL, state TEXT NOT NULL, expires REAL NOT NULL,
+    address INTEGER PRIMARY KEY, client TEXT NOT NULL, mac TEXT NOT NULL, state TEXT NOT NULL, expires REAL NOT NULL,
     hostname TEXT NOT NULL, client_id TEXT NOT NULL, written REAL NOT NULL
-) WITHOUT ROWID;
+)
+"""
+_SCHEMA = f"""
+CREATE TABLE schema (version INTEGER NOT NULL);
+{_LEASES};
 CREATE TABLE machine_states (key TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE discovered (
     mac TEXT PRIMARY KEY, uuid TEXT, arch TEXT, vendor TEXT NOT NULL, first_seen REAL NOT NULL, last_seen REAL NOT NULL
@@ -136,7 +140,7 @@ class StateStore:
         except OperatorError:
             database.close()
             raise
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError) as error:
             database.close()
             if "locked" in str(error):
                 raise OperatorError(
@@ -233,11 +237,13 @@ class StateStore:
 
     def _write_later(self) -> None:
         """Nobody waits for this: at once, or a while after the last.  Without a running loop it is written at the end."""
-        with suppress(RuntimeError):
+        try:
             loop = self._running()
-            if not self._rest_timed:
-                loop.call_later(max(0.0, self._rest_given + LAZY - time.monotonic()), self._on_time)
-                self._rest_timed = True
+        except RuntimeError:
+            return
+        if not self._rest_timed:
+            loop.call_later(max(0.0, self._rest_given + LAZY - time.monotonic()), self._on_time)
+            self._rest_timed = True
 
     def _running(self) -> asyncio.AbstractEventLoop:
         """The running loop.  What another before it had still to do or to hear is lost with that one.  Raises RuntimeError."""
@@ -296,7 +302,7 @@ class StateStore:
         now = time.time()
         tables: dict[str, list[Row]] = {
             "leases": [
-                (x.address, str(x.client), str(x.mac), x.state._value_, x.expires, x.hostname, x.client_id.hex(), now)
+                (_number(x.address), str(x.client), str(x.mac), x.state._value_, x.expires, x.hostname, x.client_id.hex(), now)
                 for x in work.leases
             ],
             "machine_states": [(key, json.dumps(asdict(state))) for key, state in work.states.items()],
@@ -367,6 +373,9 @@ def _prepare(database: sqlite3.Connection) -> None:
     if verdict != "ok":
         raise sqlite3.DatabaseError(verdict)
     (version,) = database.execute("SELECT max(version) FROM schema").fetchone()
+    if version == 1:
+        _renumber(database)
+        version = VERSION
     if not isinstance(version, int):
         raise sqlite3.DatabaseError("it does not say its version")
     if version > VERSION:
@@ -375,6 +384,17 @@ def _prepare(database: sqlite3.Connection) -> None:
             f"a newer pixieboot wrote it (schema {version}, this one knows {VERSION})",
             "Start that version, or name another file with --state.",
         )
+
+
+def _renumber(database: sqlite3.Connection) -> None:
+    """Version 1 had addresses as text, whose order scatters those that are given out one after the other over many pages."""
+    rows = [(_number(address), *rest) for address, *rest in database.execute("SELECT * FROM leases")]
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("DROP TABLE leases")
+        database.execute(_LEASES)
+        insert_rows(database, "leases", rows)
+        database.execute("UPDATE schema SET version = ?", (VERSION,))
 
 
 def _out_of_room(error: Exception) -> bool:
@@ -387,6 +407,10 @@ def _read_leases(database: sqlite3.Connection) -> list[Lease]:
         Lease(str(IPv4Address(address)), client, _mac(mac), LeaseState(state), float(expires), hostname, bytes.fromhex(client_id))
         for address, client, mac, state, expires, hostname, client_id in rows
     ]
+
+
+def _number(address: str) -> int:
+    return int.from_bytes(packed(address), "big")
 
 
 def _seen(row: tuple[str, str | None, str | None, str, float, float]) -> Discovered:
