@@ -460,7 +460,7 @@ class DhcpService:
 
     def _overhear(self, named: str, site: Site, ifindex: int) -> None:
         """A client took the offer of that server."""
-        if named and self._context.sites.of_address(named) is None:
+        if named not in ("", NO_ADDRESS) and self._context.sites.of_address(named) is None:
             self.neighbours.named(ifindex, site.interface, named)
 
     def _on_neighbour(self, other: Neighbour) -> None:

@@ -509,6 +509,18 @@ def test_rfc5107_the_server_identifier_override_is_used(net: Lan, who: bytes) ->
     assert offer.address(54) == RELAYED_GATEWAY
 
 
+@ours
+def test_rfc3011_2_subnet_selection_that_was_not_heeded_does_not_come_back(net: Lan, who: bytes) -> None:
+    (direct,) = net.client.discover(who, {118: aton("10.88.0.0")})
+    assert direct.message.yiaddr in POOL and direct.option(118) is None
+
+
+@ours
+def test_rfc5107_an_override_to_no_address_is_none(net: Lan, who: bytes) -> None:
+    (offer,) = relayed(net, who, {82: b"\x0b\4" + bytes(4)})
+    assert offer.address(54) == ADDRESS and offer.option(82) == b"\x0b\4" + bytes(4)
+
+
 def test_rfc2131_4_3_1_a_relay_in_a_subnet_that_nobody_configured_is_met_with_silence(net: Lan, who: bytes) -> None:
     assert relayed(net, who, {}, giaddr="10.66.0.1") == []
 
