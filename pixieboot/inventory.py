@@ -108,6 +108,11 @@ class Inventory:
         named = mac in self._by_mac or uuid in self._by_uuid or ("mac", mac) in self._by_identity
         return self._alike and not named
 
+    @property
+    def knows_uuids(self) -> bool:
+        """Is any machine described by its UUID?"""
+        return bool(self._by_uuid)
+
     def describes(self, mac: Mac, uuid: str | None) -> bool:
         """Is there a machine with this MAC or UUID?"""
         return mac in self._by_mac or uuid in self._by_uuid

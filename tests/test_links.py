@@ -62,6 +62,11 @@ def test_wireless_and_wired_in_one_subnet_answer_once_and_say_so() -> None:
     assert view.notes == ("wlan0: same subnet 192.168.1.0/24 as eth0, which answers for both",)
 
 
+@pytest.mark.parametrize("giaddr", ["255.255.255.255", "224.0.0.1", "127.0.0.1"])
+def test_an_address_that_no_relay_has_is_no_relay(giaddr: str) -> None:
+    assert sites([link(2, "eth0", "192.168.1.5/24")]).for_relay(giaddr, 2) is None
+
+
 def test_networks_choose_interface_mode_and_address() -> None:
     server = Network(interface="eth0", mode="server", pools=(Pool(0x0A090064, 0x0A0900C8),))
     view = sites(HOST, server, Network(interface="eth1", mode="off"), Network(interface="eth9"), Network(interface="eth3"))

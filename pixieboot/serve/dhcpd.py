@@ -208,6 +208,8 @@ class DhcpService:
             self._malformed(str(error), arrival)
             return
         client = client_of(message)
+        if client.uuid is None and (uuid := self._uuid(client.mac, b"")):
+            client = replace(client, uuid=uuid)
         site = self._site_of(message, client, arrival.ifindex)
         if site is None or message.xid in self.neighbours.probing:
             return
@@ -250,7 +252,7 @@ class DhcpService:
 
     def _answer_stranger(self, form: Form, own: Own, mac: Mac, state: MachineState, datagram: bytes, now: float) -> bool:
         """Answer one more client of a kind by its form.  False: it has to be looked at for itself."""
-        context, reply, uuid = self._context, form.reply, uuid_in(own.guid)
+        context, reply, uuid = self._context, form.reply, self._uuid(mac, own.guid)
         if not self._is_stranger(mac, uuid, own.guid) or int.from_bytes(own.xid, "big") in self.neighbours.probing:
             return False
         who, address, returns, lease = form.holder(own, mac), NO_ADDRESS, True, None
@@ -289,6 +291,13 @@ class DhcpService:
         else:
             tell()
         return True
+
+    def _uuid(self, mac: Mac, guid: bytes) -> str | None:
+        """Who this is by option 97; an operating system does not send it, and is who its firmware was."""
+        uuid = uuid_in(guid)
+        if uuid is None and self._context.registry.current.knows_uuids and (seen := self._context.store.seen(mac)):
+            return seen.uuid
+        return uuid
 
     def _is_stranger(self, mac: Mac, uuid: str | None, guid: bytes) -> bool:
         """Is it told what every other client of its kind is told?  A Raspberry Pi goes by its MAC and GUID."""

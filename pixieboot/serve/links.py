@@ -339,6 +339,8 @@ class Sites:
         for site in self.sites:
             if wanted in site.subnet:
                 return site
+        if wanted.is_multicast or wanted.is_loopback or int(wanted) == 0xFFFFFFFF:
+            return None  # no relay has such an address
         arrival = self.at(ifindex)
         if not self._settings.networks:
             return arrival  # proxy mode knows no subnets: whoever points a relay at us wants our boot data

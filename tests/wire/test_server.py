@@ -52,6 +52,7 @@ pytestmark = [pytest.mark.needs_root, missing]
 QUIET = 0.4  # seconds without an answer that count as silence
 WORDY = mac(0x30)  # has more options than its packets have room for
 UUID, BLADE = "4c4c4544-0042-3510-8052-b4c04f4e3732", "10.77.0.11"
+OTHER_UUID, OTHER_BLADE = "4c4c4544-0042-3510-8052-b4c04f4e3733", "10.77.0.12"
 _numbers = iter(range(0x1000, 0xFFFF))
 aton = socket.inet_aton
 
@@ -61,7 +62,7 @@ def net() -> Iterator[Lan]:
     with lan("server") as it:
         it.registry = {
             "machines.yaml": f"wordy: {{mac: '{WORDY.hex(':')}', options: {{224: {'x' * 200}, 225: {'y' * 90}}}}}\n"
-            f"blade: {{uuid: {UUID}, address: {BLADE}}}\n"
+            f"blade: {{uuid: {UUID}, address: {BLADE}}}\nother: {{uuid: {OTHER_UUID}, address: {OTHER_BLADE}}}\n"
         }
         it.start()
         yield it
@@ -427,6 +428,16 @@ def test_a_machine_is_known_by_its_uuid_in_either_byte_order(client: Client, swa
         plain = plain[3::-1] + plain[5:3:-1] + plain[7:5:-1] + plain[8:]
     (offer,) = client.ask(client.message(DISCOVER, mac(0x31), {**UEFI, 97: b"\0" + plain}))
     assert offer.message.yiaddr == BLADE
+
+
+@ours
+def test_a_machine_known_by_its_uuid_keeps_its_address_when_its_system_tells_none(client: Client, who: bytes) -> None:
+    client.lease(stranger()), client.lease(stranger())  # others of this kind are answered by a form
+    rom = client.lease(who, UEFI | {97: b"\0" + bytes.fromhex(OTHER_UUID.replace("-", ""))})
+    system = client.lease(who)
+    assert rom.message.yiaddr == system.message.yiaddr == OTHER_BLADE
+    (renewed,) = client.ask(client.message(REQUEST, who, ciaddr=OTHER_BLADE), source=OTHER_BLADE)
+    assert renewed.type == ACK
 
 
 @ours
