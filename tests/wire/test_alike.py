@@ -105,6 +105,9 @@ class Store:
     def has_room(self, key: str) -> bool:
         return True
 
+    def seen(self, _: Mac) -> None:
+        return None
+
     def see(self, *_: object) -> bool:
         return False
 
