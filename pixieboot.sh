@@ -9,7 +9,7 @@ pixieboot.sh: run pixieboot from this checkout, or test it
 
   ./pixieboot.sh serve [OPTION…]   install what is missing, then run the daemon: pixieboot serve [OPTION…]
   ./pixieboot.sh test              install what the tests need, then run them all: style, types, fast, slow, end to end
-  ./pixieboot.sh test --fast       the inner loop: no long fuzzing, no virtual machines; two minutes
+  ./pixieboot.sh test --fast       the inner loop: no long fuzzing, no virtual machines; a minute
   ./pixieboot.sh test ARGUMENT…    only these tests: arguments for pytest
   ./pixieboot.sh lock              write the lock files anew (for developers; takes the newest releases)
 
@@ -295,9 +295,10 @@ run_tests() {
         [ "$static" = 0 ] || die "style or types are wrong: mend that first (ruff format, ruff check --fix, mypy in $bin)"
     fi
     # Most tests wait for time to pass, so several at once; all tests together run one after the other, undisturbed.
-    [ "$part" = full ] || set -- -m "not slow and not e2e" -n 4 --dist loadfile "$@"
-    # What root writes is not to lie in the checkout, where its owner could not remove it.
-    become_root env "PATH=$shared/tools/usr/sbin:$bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin" ${CI:+"CI=$CI"} \
+    [ "$part" = full ] || set -- -m "not slow and not e2e" -n 4 --dist loadfile --no-loadscope-reorder "$@"
+    # What root writes is not to lie in the checkout, where its owner could not remove it; compiled anew in each process, the
+    # sources would cost more than the tests.
+    become_root env -u PYTHONDONTWRITEBYTECODE "PATH=$shared/tools/usr/sbin:$bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin" ${CI:+"CI=$CI"} \
         "HYPOTHESIS_STORAGE_DIRECTORY=$shared/hypothesis" "PYTHONPYCACHEPREFIX=$shared/pycache" \
         "$here/pixieboot.sh" in-reach "$bin/python" -m pytest -o "cache_dir=$shared/pytest" "$@"
 }

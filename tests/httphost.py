@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvicorn.server
 
 from pixieboot.config import HttpSettings, Settings, TftpSettings
 from pixieboot.journal import Journal
@@ -49,6 +51,8 @@ REGISTRY = {
 BIG = os.urandom(3_000_001)
 SMALL = os.urandom(3000)
 IMF_DATE = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
+# uvicorn sleeps for a tenth of a second at each end, which a hundred services of tests need not.
+HASTY = SimpleNamespace(**{**vars(asyncio), "sleep": lambda seconds: asyncio.sleep(seconds / 20)})
 PROTOCOLS = {"httptools": getattr(parsers, "ZeroCopyHttpTools", None), "h11": ZeroCopyH11, "plain": H11Protocol}
 
 
@@ -190,12 +194,13 @@ def serving(
     journal.listen(host.events.append)
     host.service.bind()
 
-    chosen = parsers.chosen
+    chosen, patch = parsers.chosen, pytest.MonkeyPatch()
 
     async def given() -> type[asyncio.Protocol]:
         return protocol or await chosen()
 
-    parsers.chosen = given
+    patch.setattr(parsers, "chosen", given)
+    patch.setattr(uvicorn.server, "asyncio", HASTY)
     thread = threading.Thread(target=host.loop.run_forever)
     thread.start()
     running = asyncio.run_coroutine_threadsafe(host.service.run(), host.loop)
@@ -209,7 +214,7 @@ def serving(
         running.result(10)
         host.loop.call_soon_threadsafe(host.loop.stop)
         thread.join(10)
-        parsers.chosen = chosen
+        patch.undo()
         host.loop.close()
         store.close()
 

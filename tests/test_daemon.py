@@ -313,6 +313,7 @@ def test_shim_beside_a_router_is_said_at_start(start: Callable[..., Running], si
     assert "GRUB asks the router" in daemon.until_event("caution")["why"]
 
 
+@pytest.mark.slow
 def test_a_second_daemon_with_a_state_of_its_own_serves_other_interfaces_only(start: Callable[..., Running], site: Path) -> None:
     first = start()
     first.until_event("started")

@@ -66,14 +66,17 @@ def tree(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text(), str(MODULES[module]))
 
 
-def imports(module: str) -> Iterator[tuple[int, str]]:
+@cache
+def imports(module: str) -> list[tuple[int, str]]:
     """Line and absolute dotted name of all that a module imports, also inside functions."""
+    found = []
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{MODULES[module]}:{node.lineno}: write the whole name: from pixieboot.… import …"
-            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
 
 
 def own_imports(module: str) -> Iterator[tuple[int, str]]:

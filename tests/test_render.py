@@ -712,6 +712,7 @@ def test_what_a_client_says_changes_no_document(value: str) -> None:
     hold_documents_against(value)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.text(min_size=1, max_size=80) | st.text("${}|&;#'\"\n\r %\\`:-<>", min_size=1, max_size=80))
 def test_whatever_a_client_says_changes_no_document(value: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pixieboot.serve import parsers, zerocopy
+from pixieboot.serve import httpd, parsers, zerocopy
 from pixieboot.serve.zerocopy_h11 import ZeroCopyH11
 from tests.httphost import Host, Wire, descriptors, serving, settle
 
@@ -21,9 +21,12 @@ BIG = os.urandom(1 << 20) * 8
 
 
 @pytest.fixture(params=PROTOCOLS, ids=lambda protocol: protocol.__name__)
-def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
+def host(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    monkeypatch.setattr(httpd, "SWEEP", 0.05)
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets/big").write_bytes(BIG)
+    with (tmp_path / "assets/huge").open("wb") as huge:
+        huge.truncate(len(BIG) * 8)
     (tmp_path / "assets/small").write_bytes(BIG[:5000])
     with serving(tmp_path, request.param) as running:
         yield running
@@ -34,7 +37,6 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
 
 def test_500_stalled_readers_and_a_good_client(host: Host) -> None:
     """A good client is served within a second; what the stalled ones took comes back."""
-    (host.context.settings.assets / "huge").write_bytes(BIG * 8)
     host.get("/assets/big")
     before, rss = descriptors(), resident()
     stalled: list[Wire] = []
@@ -81,17 +83,16 @@ def test_pipelining_without_reading_takes_no_memory(host: Host) -> None:
     ids=["nothing said", "idle after an answer", "idle after a quick answer", "half a request", "a stalled reader"],
 )
 def test_who_stands_still_is_dropped(host: Host, monkeypatch: pytest.MonkeyPatch, limit: str, begin: str) -> None:
-    (host.context.settings.assets / "huge").write_bytes(BIG * 8)
-    monkeypatch.setattr(zerocopy, limit, 0.5)
+    monkeypatch.setattr(zerocopy, limit, 0.25)
     with host.connect() as wire:
         wire.socket.sendall(begin.encode())
         start = time.monotonic()
         settle(lambda: not host.service.connections, begin=lambda: bool(host.service.connections))
-        assert 0.4 < time.monotonic() - start < 3
+        assert 0.2 < time.monotonic() - start < 3
 
 
 def test_dribbling_does_not_extend_the_time_for_a_head(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zerocopy, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(zerocopy, "HEAD_SECONDS", 0.25)
     with host.connect() as wire:
         start = time.monotonic()
         with pytest.raises(ConnectionError):
@@ -140,7 +141,7 @@ def test_too_many_connections_cost_the_greediest_source_its_laziest(host: Host, 
 def test_connections_that_come_all_at_once_are_too_many_too(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """An aborted one is lost a turn later: the same was dropped again and again, and 3000 cost the loop six seconds."""
     monkeypatch.setattr(zerocopy, "CONNECTIONS", 20)
-    host.loop.call_soon_threadsafe(time.sleep, 0.5)  # all of them wait in the backlog
+    host.loop.call_soon_threadsafe(time.sleep, 0.2)  # all of them wait in the backlog
     greedy = [host.connect() for _ in range(60)]
     settle(lambda: sum(wire.closed(0.01) for wire in greedy) >= 40)
     assert len(host.service.connections) == 20

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from pixieboot.client import Daemon
 from pixieboot.errors import OperatorError
 from pixieboot.simulate import KINDS, Wire, _target
 from tests.netns import Host, Network
@@ -97,9 +98,12 @@ class Lab:
 
     def why(self, machine: str) -> str:
         """The server's own verdict on the last boot."""
-        done = self.server.run(sys.executable, "-m", "pixieboot", "why", machine, "--json", "-c", str(self.config), check=False)
-        name: str = json.loads(done.stdout)["verdict"]["name"]
+        told = Daemon.find(self.config, {}).get(f"/machines/{machine}/timeline")
+        name: str = told["boots"][-1]["verdict"]["name"]
         return name
+
+    def leases(self) -> list[str]:
+        return [each["address"] for each in Daemon.find(self.config, {}).all("leases")]
 
 
 @contextmanager
@@ -127,6 +131,7 @@ def verdict(told: dict[str, object]) -> str:
     return name
 
 
+SLOW = pytest.mark.slow
 ALL = [kind for kind in KINDS if kind not in ("x86-efi", "x86-http", "raspberry-pi")]
 
 
@@ -153,12 +158,11 @@ def test_a_raspberry_pi(lab: Lab, proxy: Lab) -> None:
         assert "/assets/initrd.gz: 195" in json.dumps(told["lines"])  # its profile's, not those of the shared config.txt
 
 
-@pytest.mark.parametrize("kind", ["x86-bios", "x64-http", "ipxe-x64"])
+@pytest.mark.parametrize("kind", ["x86-bios", pytest.param("x64-http", marks=SLOW), pytest.param("ipxe-x64", marks=SLOW)])
 def test_on_the_daemons_own_host(lab: Lab, kind: str) -> None:
-    before = lab.server.run(sys.executable, "-m", "pixieboot", "leases", "--json", "-c", str(lab.config)).stdout
+    before = lab.leases()
     assert verdict(lab.simulate("--arch", kind, host=lab.server)) == "handed-over"
-    after = lab.server.run(sys.executable, "-m", "pixieboot", "leases", "--json", "-c", str(lab.config)).stdout
-    assert [each["address"] for each in json.loads(before)["leases"]] == [each["address"] for each in json.loads(after)["leases"]]
+    assert lab.leases() == before
 
 
 def test_a_known_machine_gets_its_own_boot_and_the_server_agrees(lab: Lab) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -266,6 +267,7 @@ ENDPOINTS = (
 )
 
 
+@cache  # two applications tell it
 def described() -> dict[str, Any]:
     """/openapi.json."""
     summaries = {each.answer: (getattr(Api, each.answer).__doc__ or "").partition("\n")[0] for each in ENDPOINTS}

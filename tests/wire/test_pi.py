@@ -32,6 +32,7 @@ MODELS = {  # MAC, option 97, option 43 to the byte
 @pytest.fixture(scope="module", params=["proxy", "server"])
 def net(request: pytest.FixtureRequest) -> Iterator[Lan]:
     with lan(request.param) as it:
+        it.force = True  # nobody else leases here
         firmware, own = it.directory / "state", it.directory / "state" / SERIAL
         own.mkdir(parents=True)
         (firmware / "pi").mkdir()
@@ -61,7 +62,9 @@ def area(answer: Answer) -> bytes:
 
 @pytest.mark.parametrize("who, guid, expected", MODELS.values(), ids=MODELS)
 def test_field_8_option_43_to_the_byte_and_no_pad_before_the_end(net: Lan, who: bytes, guid: bytes, expected: bytes) -> None:
+    began = time.monotonic()
     offer = offer_to(net, who, guid)
+    assert who != PI3 or time.monotonic() - began >= 2.0  # its ROM is deaf until then
     assert (offer.option(43), offer.option(60), offer.option(97) or b"") == (expected, b"PXEClient", guid)
     assert (offer.message.siaddr, offer.address(54)) == (ADDRESS, ADDRESS)
     octets, at = area(offer), 0
@@ -74,12 +77,6 @@ def test_field_8_option_43_to_the_byte_and_no_pad_before_the_end(net: Lan, who: 
         assert offer.address(1) == "255.255.255.0" and offer.address(3) == ADDRESS  # though it does not always ask for them
     else:
         assert offer.message.yiaddr == ANY
-
-
-def test_field_8_the_rom_of_a_pi_3_is_not_answered_within_two_seconds(net: Lan) -> None:
-    began = time.monotonic()
-    assert offer_to(net, PI3, PI3_GUID)
-    assert time.monotonic() - began >= 2.0
 
 
 def test_rpi_eeprom_82_a_request_without_option_60_is_answered_on_port_4011(net: Lan) -> None:

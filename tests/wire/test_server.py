@@ -60,6 +60,7 @@ aton = socket.inet_aton
 @pytest.fixture(scope="module")
 def net() -> Iterator[Lan]:
     with lan("server") as it:
+        it.force = True  # nobody else leases here
         it.registry = {
             "machines.yaml": f"wordy: {{mac: '{WORDY.hex(':')}', options: {{224: {'x' * 200}, 225: {'y' * 90}}}}}\n"
             f"blade: {{uuid: {UUID}, address: {BLADE}}}\nother: {{uuid: {OTHER_UUID}, address: {OTHER_BLADE}}}\n"
