@@ -46,8 +46,8 @@ class Journal:
         self._since = self._until = 0.0  # what is told of as of this second: all that comes late, but not from a clock set back
         self.counts: dict[tuple[str, str], int] = {}
 
-    def record(self, event: Event) -> None:
-        """Take note of one fact.  Costs a few microseconds; a repeated one under one."""
+    def record(self, event: Event, plain: bool = False) -> None:
+        """Take note of one fact.  Costs a few microseconds; a repeated one under one.  plain: its detail is, no need to look."""
         kind, mac = (event.service, event.kind), event.mac
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if mac is None and (mac := self.mac_of(event.detail.get("peer", ""))):
@@ -69,7 +69,8 @@ class Journal:
             self._timelines.move_to_end(mac)
             if len(timeline) >= EVENTS_PER_MACHINE:
                 del timeline[0]
-        event = _bounded(event)
+        if not plain:
+            event = _bounded(event)
         timeline.append(event)
         self._recent.append((next(self._numbers), event))
         if mac is not None:
@@ -154,10 +155,15 @@ class Journal:
 
 def _bounded(event: Event) -> Event:
     """The event with long values cut, and octets that are no UTF-8 (TFTP names may hold them) spelled out for JSON."""
-    text = "".join([value for value in event.detail.values() if isinstance(value, str)])
-    if text.isascii() and len(text) <= KEPT_LIMIT:
+    if is_plain(event.detail):
         return event
     return replace(event, detail={key: _kept(value) if isinstance(value, str) else value for key, value in event.detail.items()})
+
+
+def is_plain(detail: Mapping[str, Any]) -> bool:
+    """Is its text short, and ASCII?"""
+    text = "".join([value for value in detail.values() if isinstance(value, str)])
+    return text.isascii() and len(text) <= KEPT_LIMIT
 
 
 def _kept(text: str) -> str:

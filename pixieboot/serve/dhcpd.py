@@ -15,6 +15,7 @@ from typing import Any
 from pixieboot.dhcp import Destination, Noted, Reply, client_of, network_of, repeat, respond, selector
 from pixieboot.errors import OperatorError, WireError
 from pixieboot.inventory import Inventory
+from pixieboot.journal import is_plain
 from pixieboot.memo import Form, Memo, Own, Remembered, form_of
 from pixieboot.model import NO_ADDRESS, NO_MAC, Arrival, Client, Event, Lease, Loader, Mac, MachineState, Site
 from pixieboot.pxe import RASPBERRY_PI_OUIS, Styles, uuid_in
@@ -237,7 +238,8 @@ class DhcpService:
             style, guid = _style_learned(state), message.options.get(CLIENT_UUID, b"")
             # Where several networks share the link, each stranger has to be looked at: which is it on?
             alone = site.network.mode == "proxy" or len(context.sites.on_link(arrival.ifindex)) < 2
-            if arrival.port == SERVER_PORT and alone and style is not None and self._is_stranger(client.mac, client.uuid, guid):
+            usual = alone and arrival.port == SERVER_PORT and is_plain(event.detail)
+            if usual and style is not None and self._is_stranger(client.mac, client.uuid, guid):
                 card, to = self._card(answer.destination, link), answer.destination.port
                 around = envelope(card.mac, site.address, SERVER_PORT, to, len(encoded)) if card else None
                 made = partial(form_of, message, client, answer, encoded, around, question.facts, site, link)
@@ -273,7 +275,7 @@ class DhcpService:
             framed = (card, frame) if card and frame else None
             self._transmit(framed, reply.destination, encoded, SERVER_PORT, form.link, form.site.address)
             event = Event(now, mac, "dhcp", reply.kind, form.detail(own, address, dashed))
-            context.journal.record(event)
+            context.journal.record(event, plain=True)  # as that of the one whose form it is
             if reply.kind == "offered":
                 self._see(mac, uuid, form.client, now)
                 self._progress.watch(reply, mac, lambda: form.asker(own, mac), event.detail, now)
