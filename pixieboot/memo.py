@@ -16,7 +16,7 @@ from pixieboot.leases import Holder, Leases
 from pixieboot.model import NO_ADDRESS, Client, Lease, Loader, Mac, Site
 from pixieboot.pxe import said, uuid_in
 from pixieboot.wire.dhcp import BOOT_FILE, CLIENT_ID, CLIENT_UUID, HOST_NAME, REQUESTED_ADDRESS, Message, dotted, packed, spans
-from pixieboot.wire.frame import Envelope
+from pixieboot.wire.frame import Envelope, total_of
 
 _XID, _SECS, _YIADDR, _CHADDR, _FILE = slice(4, 8), slice(8, 10), slice(16, 20), slice(28, 34), slice(108, 236)
 _OWN = (HOST_NAME, REQUESTED_ADDRESS, CLIENT_ID, CLIENT_UUID)
@@ -64,9 +64,11 @@ class Form:
     site: Site
     link: int
     image: bytes  # the datagram, as a format of bytes
+    blanks: _Pick  # in their order, out of (xid, yiaddr, chaddr, dashed, client_id, guid)
+    spread: bytes  # the blanks alone, as a format of bytes: each in the 16-bit words that it stands in
+    total: int  # of all the rest, for the checksum
     envelope: Envelope | None  # of the frames that it goes in; None: the kernel sends it
     said: Mapping[str, Any]  # what the journal says of that stranger
-    blanks: _Pick  # in their order, out of (xid, yiaddr, chaddr, dashed, client_id, guid)
     path: tuple[str, str, str] | None  # which detail names the boot program, and what stands before and behind the MAC there
 
     def holder(self, own: Own, mac: Mac) -> Holder | None:
@@ -98,17 +100,17 @@ class Form:
             deed=replace(self.reply.deed, who=who, wanted=own.requested),
         )
 
-    def datagram(self, own: Own, address: str, dashed: str) -> bytes:
-        """The answer for this client."""
-        return self.image % self.blanks((own.xid, packed(address), own.chaddr, dashed.encode(), own.client_id, own.guid))
-
-    def frame(self, datagram: bytes, own: Own, address: str) -> bytes | None:
-        """The answer as it goes out, if that is in a frame."""
+    def answer(self, own: Own, address: str, dashed: str) -> tuple[bytes, bytes | None]:
+        """The datagram for this client, and the frame that it goes out in, if it does."""
+        octets = packed(address)
+        filled = self.blanks((own.xid, octets, own.chaddr, dashed.encode(), own.client_id, own.guid))
+        datagram = self.image % filled
         if self.envelope is None:
-            return None
+            return datagram, None
+        total = self.total + int.from_bytes(self.spread % filled, "big")
         if self.reply.destination.chaddr:
-            return self.envelope.around(datagram, own.chaddr, packed(address))
-        return self.envelope.around(datagram)
+            return datagram, self.envelope.around(datagram, total, own.chaddr, octets)
+        return datagram, self.envelope.around(datagram, total)
 
     def destination(self, address: str, chaddr: bytes) -> Destination:
         """Where it goes."""
@@ -159,9 +161,11 @@ def form_of(
         if at >= 0:
             blanks.append((slice(at, at + _DASHED), 3))
     blanks.sort(key=lambda blank: blank[0].start)
-    kept, at = [], 0
+    kept, bare, spread, at = [], bytearray(encoded), b"", 0
     for span, _ in blanks:
         kept.append(encoded[at : span.start])
+        bare[span] = bytes(span.stop - span.start)
+        spread += b"\0" * (span.start % 2) + b"%b" + b"\0" * (span.stop % 2)
         at = span.stop
     kept.append(encoded[at:])
     # Whatever else names this client would be told to all others.
@@ -178,7 +182,8 @@ def form_of(
             path = (name, before, behind)
     image = b"%b".join(piece.replace(b"%", b"%%") for piece in kept)
     pick = itemgetter(*[number for _, number in blanks])
-    return Form(facts, client, reply, site, link, image, envelope, detail, pick, path)
+    total = total_of(bytes(bare)) % 0xFFFF
+    return Form(facts, client, reply, site, link, image, pick, spread, total, envelope, detail, path)
 
 
 class _Cut:

@@ -12,6 +12,7 @@ from pixieboot.leases import Leases
 from pixieboot.memo import Form, Memo, Own, Remembered, form_of
 from pixieboot.model import Arrival, Assignment, Client, Group, Lease, Mac, Site
 from pixieboot.wire.dhcp import Message, decode, encode
+from pixieboot.wire.frame import BROADCAST_MAC, Envelope, udp_frame
 from tests.test_dhcp import (
     ASSIGNED,
     BIOS,
@@ -31,6 +32,7 @@ from tests.test_dhcp import (
 )
 
 FACTS = ("facts",)
+CARD = bytes.fromhex("525400000001")
 KINDS = {
     "BIOS": BIOS,
     "UEFI": UEFI,
@@ -57,6 +59,14 @@ def asked(kind: int, options: dict[int, bytes], number: int, **fields: Any) -> M
     return a_message(kind, own, **{"chaddr": chaddr, "xid": 0x25000000 + number, **giaddr, **fields})
 
 
+def framed(datagram: bytes, reply: Reply) -> bytes | None:
+    """As it goes out to a card without an address, or to all."""
+    to = reply.destination
+    if not to.chaddr and to.address != "255.255.255.255":
+        return None
+    return udp_frame(to.chaddr or BROADCAST_MAC, CARD, OURS, 67, to.address, to.port, datagram)
+
+
 class Shop:
     """A server beside a memo, as the service uses the two: by respond the first two times, then by the form."""
 
@@ -72,7 +82,8 @@ class Shop:
 
     def learn(self, message: Message) -> bytes:
         encoded, reply, client = self.plainly(message)
-        self.memo.learn(encode(message), "", lambda: form_of(message, client, reply, encoded, None, FACTS, self.site, 2))
+        around = Envelope(CARD, OURS, 67, reply.destination.port, len(encoded)) if framed(encoded, reply) else None
+        self.memo.learn(encode(message), "", lambda: form_of(message, client, reply, encoded, around, FACTS, self.site, 2))
         return encoded
 
     def form(self, message: Message) -> tuple[Form, Own, Mac]:
@@ -107,7 +118,7 @@ def test_a_form_says_to_the_next_stranger_what_respond_would(
             lease = form.claim(own, who, by_form.leases, NOW) if who else None
             assert not isinstance(lease, str)
             address = lease.address if lease else "0.0.0.0"
-            assert form.datagram(own, address, mac.dashed) == expected
+            assert form.answer(own, address, mac.dashed) == (expected, framed(expected, reply))
             assert form.destination(address, own.chaddr) == reply.destination
             assert form.detail(own, address, mac.dashed) == reply.detail(client)
             assert list(form.detail(own, address, mac.dashed)) == list(reply.detail(client))
@@ -174,7 +185,8 @@ def test_whatever_a_stranger_calls_itself(chaddr: bytes, guid: bytes, xid: int) 
     message = a_message(DISCOVER, {**asked(DISCOVER, BIOS, 1).options, 97: guid}, chaddr=chaddr, xid=xid)
     form, own, mac = shop.form(message)
     if client_of(message).loader is form.client.loader:  # the service asks whether it is a Raspberry Pi
-        assert form.datagram(own, "0.0.0.0", mac.dashed) == shop.plainly(message)[0]
+        expected, reply, _ = shop.plainly(message)
+        assert form.answer(own, "0.0.0.0", mac.dashed) == (expected, framed(expected, reply))
 
 
 def test_datagrams_out_of_the_ordinary_teach_nothing() -> None:
@@ -239,4 +251,4 @@ def test_a_lease_by_form_is_a_lease() -> None:
     assert who
     lease = form.claim(own, who, shop.leases, NOW)
     assert isinstance(lease, Lease) and lease.client == mac
-    assert decode(form.datagram(own, lease.address, mac.dashed)).yiaddr == lease.address == "10.77.0.102"
+    assert decode(form.answer(own, lease.address, mac.dashed)[0]).yiaddr == lease.address == "10.77.0.102"

@@ -270,8 +270,7 @@ class DhcpService:
 
         def tell() -> None:
             dashed, card = mac.dashed, context.sites.link(form.link)
-            encoded = form.datagram(own, address, dashed)
-            frame = form.frame(encoded, own, address)
+            encoded, frame = form.answer(own, address, dashed)
             framed = (card, frame) if card and frame else None
             self._transmit(framed, reply.destination, encoded, SERVER_PORT, form.link, form.site.address)
             event = Event(now, mac, "dhcp", reply.kind, form.detail(own, address, dashed))

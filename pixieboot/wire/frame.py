@@ -14,10 +14,18 @@ _PORTS = Struct("!HHH")
 _VERSION, _WHOLE, _UDP = 0x4500, 0x4000, 0x4011  # with the length, don't fragment, with a time to live of 64
 
 
+def total_of(octets: bytes) -> int:
+    """A number that is modulo 65535 what RFC 1071 adds up: the 16-bit words of the octets, in ones' complement.
+
+    Thus C divides the whole at once.  A sum of 0 becomes 0xFFFF in a checksum, as UDP wants it and IP allows.
+    """
+    return int.from_bytes(octets + b"\0" if len(octets) % 2 else octets, "big")
+
+
 class Envelope:
     """What stands around every payload of one length that goes from one of our cards to one port."""
 
-    __slots__ = ("_before", "_behind", "_ip", "_odd", "_source", "_udp")
+    __slots__ = ("_before", "_behind", "_ip", "_source", "_udp")
 
     def __init__(self, own: bytes, source: str, source_port: int, target_port: int, size: int) -> None:
         """own: our MAC, six octets.  size: octets of the payload."""
@@ -25,19 +33,15 @@ class Envelope:
         self._source = packed(source)
         self._before = _FROM.pack(own, ETH_IP, _VERSION, 20 + length, _WHOLE, _UDP)
         self._behind = _PORTS.pack(source_port, target_port, length)
-        # RFC 1071: a sum of 16-bit words in ones' complement is the whole number modulo 65535, which C divides at once.  A sum
-        # of 0 becomes 0xFFFF, as UDP wants it and IP allows.
         number = int.from_bytes(self._source, "big")
         self._ip = _VERSION + 20 + length + _WHOLE + _UDP + number
         self._udp = 17 + 2 * length + source_port + target_port + number
-        self._odd = size % 2
 
-    def around(self, payload: bytes, to: bytes = BROADCAST_MAC, target: bytes = BROADCAST) -> bytes:
-        """The frame to a MAC of six octets and an address of four, both checksums filled in."""
+    def around(self, payload: bytes, total: int, to: bytes = BROADCAST_MAC, target: bytes = BROADCAST) -> bytes:
+        """The frame to a MAC of six octets and an address of four, both checksums filled in.  total: the payload's."""
         number = int.from_bytes(target, "big")
         ip = 0xFFFF - (self._ip + number) % 0xFFFF
-        words = int.from_bytes(payload + b"\0" if self._odd else payload, "big")
-        udp = 0xFFFF - (self._udp + number + words) % 0xFFFF
+        udp = 0xFFFF - (self._udp + number + total) % 0xFFFF
         return _HEADERS.pack(to, self._before, ip, self._source, target, self._behind, udp) + payload
 
 
@@ -46,7 +50,7 @@ envelope = lru_cache(256)(Envelope)
 
 def udp_frame(to: bytes, own: bytes, source: str, source_port: int, target: str, target_port: int, payload: bytes) -> bytes:
     """The frame around a payload; `to` and `own` are MACs of six octets."""
-    return envelope(own, source, source_port, target_port, len(payload)).around(payload, to, packed(target))
+    return envelope(own, source, source_port, target_port, len(payload)).around(payload, total_of(payload), to, packed(target))
 
 
 def retold(frame: bytes, xid: bytes) -> bytes:
