@@ -82,8 +82,8 @@ class Journal:
         if event.level in self._lines:
             if not self._since <= event.at < self._until:
                 self._begin_second(event.at)
-            self._lines[event.level] += 1
-            if self._lines[event.level] <= LINES_PER_SECOND:
+            lines = self._lines[event.level] = self._lines[event.level] + 1
+            if lines <= LINES_PER_SECOND:
                 self._stream.write(self._line(event, {"repeated": repeated} if repeated else {}))
         for listener in self._of_service.get(event.service, self._of_all):
             listener(event)

@@ -239,7 +239,7 @@ class DhcpService:
             # Where several networks share the link, each stranger has to be looked at: which is it on?
             alone = site.network.mode == "proxy" or len(context.sites.on_link(arrival.ifindex)) < 2
             usual = alone and arrival.port == SERVER_PORT and is_plain(event.detail)
-            if usual and style is not None and self._is_stranger(client.mac, client.uuid, guid):
+            if usual and style is not None and self._is_stranger(client.mac, guid):
                 card, to = self._card(answer.destination, link), answer.destination.port
                 around = envelope(card.mac, site.address, SERVER_PORT, to, len(encoded)) if card else None
                 made = partial(form_of, message, client, answer, encoded, around, question.facts, site, link)
@@ -254,8 +254,8 @@ class DhcpService:
 
     def _answer_stranger(self, form: Form, own: Own, mac: Mac, state: MachineState, datagram: bytes, now: float) -> bool:
         """Answer one more client of a kind by its form.  False: it has to be looked at for itself."""
-        context, reply, uuid = self._context, form.reply, self._uuid(mac, own.guid)
-        if not self._is_stranger(mac, uuid, own.guid) or int.from_bytes(own.xid, "big") in self.neighbours.probing:
+        context, reply, probing = self._context, form.reply, self.neighbours.probing
+        if not self._is_stranger(mac, own.guid) or (probing and int.from_bytes(own.xid, "big") in probing):
             return False
         who, address, returns, lease = form.holder(own, mac), NO_ADDRESS, True, None
         if who is not None:
@@ -269,14 +269,14 @@ class DhcpService:
             lease, address = claimed, claimed.address
 
         def tell() -> None:
-            dashed, card = mac.dashed, context.sites.link(form.link)
+            dashed, card = own.chaddr.hex("-"), context.sites.link(form.link)
             encoded, frame = form.answer(own, address, dashed)
             framed = (card, frame) if card and frame else None
             self._transmit(framed, reply.destination, encoded, SERVER_PORT, form.link, form.site.address)
             event = Event(now, mac, "dhcp", reply.kind, form.detail(own, address, dashed))
             context.journal.record(event, plain=True)  # as that of the one whose form it is
             if reply.kind == "offered":
-                self._see(mac, uuid, form.client, now)
+                self._see(mac, uuid_in(own.guid), form.client, now)
                 self._progress.watch(reply, mac, lambda: form.asker(own, mac), event.detail, now)
                 if form.site.network.probe:
                     probe = address if context.leases.fresh(address, now) else ""
@@ -300,12 +300,12 @@ class DhcpService:
             return seen.uuid
         return uuid
 
-    def _is_stranger(self, mac: Mac, uuid: str | None, guid: bytes) -> bool:
+    def _is_stranger(self, mac: Mac, guid: bytes) -> bool:
         """Is it told what every other client of its kind is told?  A Raspberry Pi goes by its MAC and GUID."""
-        context = self._context
+        inventory = self._context.registry.current
         return (
-            context.boot_api is None  # else each is asked about
-            and context.registry.current.is_stranger(mac, uuid)
+            self._context.boot_api is None  # else each is asked about
+            and inventory.is_stranger(mac, self._uuid(mac, guid) if inventory.knows_uuids else None)
             and mac[:8] not in RASPBERRY_PI_OUIS
             and guid[1:4] != b"RPi"
             and mac != NO_MAC
