@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
-from pixieboot.wire.frame import retold, udp_frame
+from pixieboot.wire.frame import Repeatable, udp_frame
 
 CLIENT = bytes.fromhex("525400123456")
 SERVER = bytes.fromhex("525400000001")
@@ -22,4 +22,4 @@ def test_frames_are_what_scapy_would_make(payload: bytes) -> None:
 def test_a_frame_told_again_is_as_if_made_anew(payload: bytes, xid: bytes) -> None:
     again = payload[:4] + xid + payload[8:]
     made, wanted = (udp_frame(CLIENT, SERVER, "192.168.77.1", 67, "255.255.255.255", 68, each) for each in (payload, again))
-    assert retold(made, xid) == wanted
+    assert Repeatable(made).to(xid) == wanted

@@ -30,7 +30,7 @@ from pixieboot.serve.ports import others
 from pixieboot.serve.progress import Progress
 from pixieboot.serve.udp import DONE, UdpPort
 from pixieboot.wire.dhcp import CLIENT_ID, CLIENT_UUID, DHCPREQUEST, MESSAGE_TYPE, SERVER_ID, Message, decode, encode, spans
-from pixieboot.wire.frame import BROADCAST_MAC, envelope, retold, udp_frame
+from pixieboot.wire.frame import BROADCAST_MAC, Repeatable, envelope, udp_frame
 
 SERVER_PORT, BOOT_PORT = 67, 4011
 EVERYBODY = "255.255.255.255"
@@ -64,7 +64,7 @@ class _Told(Remembered):
     site: Site
     event: Event
     asked: float
-    framed: tuple[Link, bytes] | None = None
+    framed: tuple[Link, Repeatable] | None = None
 
 
 class DhcpService:
@@ -284,7 +284,8 @@ class DhcpService:
             # More of those that return than fit would cost more to remember than it saves; a new one will not ask the same again.
             if returns and self._memo.has_room(datagram):
                 told = form.told(own, who, address) if who else reply
-                kept = _Told(form.facts, form.asker(own, mac), told, encoded, mac, state, form.link, form.site, event, now, framed)
+                kept = _Told(form.facts, form.asker(own, mac), told, encoded, mac, state, form.link, form.site, event, now)
+                kept.framed = (card, Repeatable(frame)) if card and frame else None
                 self._memo.keep(datagram, kept)
 
         if lease and reply.kind == "acked":
@@ -330,7 +331,8 @@ class DhcpService:
     def _tell(self, told: _Told, question: _Question) -> None:
         """Send, note, remember, and see that what was offered is free."""
         reply, port = told.reply, question.arrival.port
-        told.framed = self._send(reply.destination, reply.delay, told.datagram, port, told.link, told.site.address)
+        if framed := self._send(reply.destination, reply.delay, told.datagram, port, told.link, told.site.address):
+            told.framed = framed[0], Repeatable(framed[1])
         self._context.journal.record(told.event)
         self._progress.watch(reply, told.client.mac, lambda: told.client, told.event.detail, question.arrival.now)
         self._look_for_conflicts(reply.kind, reply.probe, told.site)
@@ -343,7 +345,7 @@ class DhcpService:
             if told.framed is None:
                 raise OSError("late, or to a client with an address")
             link, frame = told.framed
-            self._frames.send(link, retold(frame, question[4:8]))
+            self._frames.send(link, frame.to(question[4:8]))
         except OSError:
             self._send(reply.destination, reply.delay, Memo.again(told, question), port, told.link, told.site.address)
         news = now - told.event.at > TELL_AGAIN

@@ -53,7 +53,17 @@ def udp_frame(to: bytes, own: bytes, source: str, source_port: int, target: str,
     return envelope(own, source, source_port, target_port, len(payload)).around(payload, total_of(payload), to, packed(target))
 
 
-def retold(frame: bytes, xid: bytes) -> bytes:
-    """The same DHCP answer to another transaction number; its UDP checksum is adjusted, not added up anew (RFC 1624)."""
-    change = int.from_bytes(xid, "big") - int.from_bytes(frame[46:50], "big") - int.from_bytes(frame[40:42], "big")
-    return frame[:40] + (0xFFFF - change % 0xFFFF).to_bytes(2, "big") + frame[42:46] + xid + frame[50:]
+class Repeatable:
+    """A DHCP answer in its frame, ready for other transaction numbers: the checksum is adjusted, not added up anew (RFC 1624)."""
+
+    __slots__ = ("_image", "_total")
+
+    def __init__(self, frame: bytes) -> None:
+        before, between, behind = (part.replace(b"%", b"%%") for part in (frame[:40], frame[42:46], frame[50:]))
+        self._image = b"%b%%b%b%%b%b" % (before, between, behind)
+        self._total = int.from_bytes(frame[46:50], "big") + int.from_bytes(frame[40:42], "big")
+
+    def to(self, xid: bytes) -> bytes:
+        """The frame for the transaction with that number of four octets."""
+        udp = 0xFFFF - (int.from_bytes(xid, "big") - self._total) % 0xFFFF
+        return self._image % (udp.to_bytes(2, "big"), xid)
