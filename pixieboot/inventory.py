@@ -50,6 +50,7 @@ class Inventory:
     _by_identity: Mapping[tuple[str, str], tuple[Group, ...]] = field(repr=False)
     _general: tuple[Group, ...] = field(repr=False)
     _default_vars: Mapping[str, Any] = field(repr=False)
+    knows_uuids: bool = field(repr=False)  # is any machine described by its UUID?
     _alike: bool = field(repr=False)  # no group asks for more of a client than MAC, kind and subnet
 
     @classmethod
@@ -92,6 +93,7 @@ class Inventory:
             _by_identity={key: tuple(found) for key, found in by_identity.items()},
             _general=tuple(general),
             _default_vars=default.vars if default else EMPTY,
+            knows_uuids=bool(by_uuid),
             _alike=not any(label in group.match for group in ranked for label in ("uuid", "serial", "hostname")),
         )
 
@@ -107,11 +109,6 @@ class Inventory:
         """Is a client with this MAC and UUID, at the stage of DHCP, assigned what any other of its kind is?"""
         named = mac in self._by_mac or uuid in self._by_uuid or ("mac", mac) in self._by_identity
         return self._alike and not named
-
-    @property
-    def knows_uuids(self) -> bool:
-        """Is any machine described by its UUID?"""
-        return bool(self._by_uuid)
 
     def describes(self, mac: Mac, uuid: str | None) -> bool:
         """Is there a machine with this MAC or UUID?"""

@@ -75,7 +75,7 @@ class Form:
         """Who asks for an address here; None: there is none to lease."""
         if self.reply.deed is None:
             return None
-        key = client_key(own.chaddr, 1, own.client_id, self.site.network) or mac
+        key = (own.client_id and client_key(own.chaddr, 1, own.client_id, self.site.network)) or mac
         return Holder(key, mac, own.client_id, said(own.hostname) if own.hostname else "", self.reply.deed.who.source)
 
     def claim(self, own: Own, who: Holder, leases: Leases, now: float) -> Lease | str:

@@ -269,7 +269,7 @@ class DhcpService:
             lease, address = claimed, claimed.address
 
         def tell() -> None:
-            dashed, card = own.chaddr.hex("-"), context.sites.link(form.link)
+            dashed, card = own.chaddr.hex("-"), context.sites.links.get(form.link)
             encoded, frame = form.answer(own, address, dashed)
             framed = (card, frame) if card and frame else None
             self._transmit(framed, reply.destination, encoded, SERVER_PORT, form.link, form.site.address)
