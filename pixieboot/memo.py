@@ -230,6 +230,10 @@ class Memo:
             self._held.clear()
         self._held[datagram[:4] + datagram[10:]] = remembered
 
+    def forget(self, mac: Mac) -> None:
+        """What this client was answered holds no more."""
+        self._held = {key: remembered for key, remembered in self._held.items() if remembered.client.mac != mac}
+
     @staticmethod
     def again(remembered: Remembered, datagram: bytes) -> bytes:
         """The remembered reply with this request's xid."""

@@ -557,6 +557,25 @@ def test_a_stranger_that_comes_back_is_answered_from_memory(host: Host, client: 
     asyncio.run(work())
 
 
+def test_who_is_known_by_its_uuid_alone_is_told_nothing_from_before_its_firmware_said_it(
+    host: Host, client: Client, tmp_path: Path
+) -> None:
+    uuid = bytes.fromhex("4c4c4544004235108052b4c04f4e3732")
+    machines = "blade: {uuid: 4c4c4544-0042-3510-8052-b4c04f4e3732, address: 10.8.0.191}\n"
+    system, firmware = {50: b"\x0a\x08\0\x96"}, {**UEFI, 97: b"\0" + uuid}
+
+    async def work() -> None:
+        async with serving(host, tmp_path, SERVER, machines=machines) as served:
+            found = [
+                (await served.ask(client, DISCOVER, options))[0].message.yiaddr for options in (system, system, firmware, system)
+            ]
+            assert found == ["10.8.0.150", "10.8.0.150", "10.8.0.191", "10.8.0.191"]
+            asks = [encode(client.message(DISCOVER, who, system)) for who in (WHO, mac(0x78))]
+            assert [served.service._is_awaited(datagram) for datagram in asks] == [True, False], "in a flood it comes first"
+
+    asyncio.run(work())
+
+
 def test_an_offer_tells_the_journal_how_long_the_client_has_been_asking(host: Host, client: Client, tmp_path: Path) -> None:
     async def work() -> None:
         async with serving(host, tmp_path, PROXY) as served:

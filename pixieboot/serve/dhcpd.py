@@ -190,7 +190,9 @@ class DhcpService:
             return True
         spots = spans(datagram, (CLIENT_ID, CLIENT_UUID)) or {}
         client_id, guid = (datagram[spots[code]] if code in spots else b"" for code in (CLIENT_ID, CLIENT_UUID))
-        return context.registry.current.describes(mac, uuid_in(guid)) or context.leases.awaits(f"id:{client_id.hex()}", request)
+        return context.registry.current.describes(mac, self._uuid(mac, guid)) or context.leases.awaits(
+            f"id:{client_id.hex()}", request
+        )
 
     def _shed(self, ifindex: int, now: float) -> None:
         """A flood: who has nothing here yet is left out unread, so that the others need not wait."""
@@ -208,9 +210,12 @@ class DhcpService:
         except WireError as error:
             self._malformed(str(error), arrival)
             return
-        client = client_of(message)
-        if client.uuid is None and (uuid := self._uuid(client.mac, b"")):
+        client, inventory = client_of(message), context.registry.current
+        uuid = self._uuid(client.mac, b"")
+        if client.uuid is None and uuid:
             client = replace(client, uuid=uuid)
+        elif inventory.knows_uuids and client.uuid != uuid and inventory.describes(client.mac, client.uuid):
+            self._memo.forget(client.mac)  # until its firmware said who it is, it was told what strangers are
         site = self._site_of(message, client, arrival.ifindex)
         if site is None or message.xid in self.neighbours.probing:
             return
