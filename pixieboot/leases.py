@@ -76,7 +76,7 @@ class Leases:
         self._held: dict[str, tuple[str, ...]] = {}  # client key -> its addresses, latest first
         self._heap: list[tuple[float, str]] = [(inf, "")]  # when records end; never empty
         self._due: dict[str, float] = {}  # address -> its one valid entry in the heap
-        self._networks: dict[tuple[Pool, ...], _Pools] = {}
+        self._networks: dict[tuple[tuple[Pool, ...], IPv4Network], _Pools] = {}
         self._site: Site | None = None  # who asked last
         self._here: _Pools  # and its pools
         self._withheld: frozenset[str] = frozenset()
@@ -385,9 +385,9 @@ class Leases:
 
     def _pools(self, site: Site) -> _Pools:
         if site is not self._site:
-            known = self._networks.get(site.network.pools)
-            # Equal pools of new settings may have another router or subnet.
-            if known is None or known.site.network is not site.network or known.site.subnet != site.subnet:
+            known = self._networks.get((site.network.pools, site.subnet))
+            # Equal pools of new settings may have another router.
+            if known is None or known.site.network is not site.network:
                 known = self._met(site)
             self._site, self._here = site, known
         return self._here
@@ -400,7 +400,7 @@ class Leases:
         unfit = frozenset({*edges, site.address, *network.routers, *network.dns})
         spans = tuple(range(max(pool.first, lowest), min(pool.last, highest) + 1) for pool in network.pools)
         coming = filterfalse(unfit.__contains__, map(_text, chain(*spans)))
-        pools = self._networks[network.pools] = _Pools(site, spans, sum(map(len, spans)), unfit, coming)
+        pools = self._networks[network.pools, subnet] = _Pools(site, spans, sum(map(len, spans)), unfit, coming)
         for lease in sorted(self._records.values(), key=lambda lease: lease.expires):
             if lease.address in pools and lease.address not in self._withheld:
                 if lease.state is _EXPIRED:

@@ -184,6 +184,18 @@ def test_the_same_pools_in_another_subnet_are_other_addresses() -> None:
     assert offered(leases, DORA) == "10.0.0.103"
 
 
+def test_networks_of_reservations_alone_do_not_drive_each_other_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else all records would be looked through with each message."""
+    first, second = (replace(a_site(subnet=subnet), network=Network(mode="server")) for subnet in ("10.0.0.0/24", "10.1.0.0/24"))
+    leases = Leases()
+    for _ in range(2):
+        assert [offered(leases, ANNA, site, reserved) for site, reserved in ((first, "10.0.0.9"), (second, "10.1.0.9"))] == [
+            "10.0.0.9",
+            "10.1.0.9",
+        ]
+        monkeypatch.setattr(Leases, "_met", None)
+
+
 def test_new_settings_forget_no_offer() -> None:
     leases = Leases()
     assert all(offered(leases, who) for who in (ANNA, BERT, CARL))
