@@ -296,7 +296,7 @@ class Sites:
                     notes.append(f"{network.interface}: it has no address in {missing}")
                 for address in chosen:
                     subnet = network.subnet or address.network
-                    for pool in network.pools:
+                    for pool in network.pools if network.mode == "server" else ():
                         first, last = IPv4Address(pool.first), IPv4Address(pool.last)
                         if not (first in subnet and last in subnet):
                             notes.append(f"{network.interface}: what of the pool {first}-{last} is not in {subnet} is not leased")
