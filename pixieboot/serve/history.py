@@ -82,10 +82,11 @@ class History:
             events = [event for _, event in news if event.mac is not None]
             batch = events if self.error else events[-MOST:]  # what waited for the disk goes with one write
             number = news[-1][0] if news else self._number
-            left_out = number - self._number - len(news) + len(events) - len(batch)
+            left_out = number - self._number - len(news)
             try:
                 self._insert(batch)
                 self._number, self.error = number, ""
+                left_out += len(events) - len(batch)
             except Exception as error:  # whatever it is: it ends no daemon
                 self._fail(error)
         return left_out
