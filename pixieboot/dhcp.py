@@ -150,20 +150,25 @@ def selector(message: Message) -> str:
 def network_of(message: Message, client: Client, machine: Machine | None, sites: Sequence[Site], leases: Leases) -> Site:
     """Which of the networks on one link a client without an address belongs to.
 
-    By the server that it names; a DISCOVER by its reservation, by what it holds or held; by the address it asks for; else the
-    first with an address for a stranger.
+    By the server that it names; a DISCOVER by its reservation, by what it holds, by what it held; by the address it asks for;
+    else the first with an address for a stranger.
     """
     named, wanted, asks = message.address(wire.SERVER_ID), message.address(wire.REQUESTED_ADDRESS), message.type == wire.DISCOVER
     reserved, client_id = (machine and machine.address) or "", message.options.get(wire.CLIENT_ID, b"")
 
-    def holds(site: Site) -> bool:
+    def record(site: Site) -> Lease | None:
         key = client_key(message.chaddr, message.htype, client_id, site.network) or client.mac
-        return leases.of(key, site.subnet) is not None
+        return leases.of(key, site.subnet) if asks else None
+
+    def holds(site: Site) -> bool:
+        held = record(site)
+        return held is not None and held.state is not LeaseState.EXPIRED
 
     rules: tuple[Callable[[Site], bool], ...] = (
         lambda site: site.address == named,
         lambda site: asks and reserved != "" and inside(reserved, site.subnet),
-        lambda site: asks and holds(site),
+        holds,
+        lambda site: record(site) is not None,
         lambda site: wanted != "" and inside(wanted, site.subnet) and (not asks or leases.has_room(site)),
         leases.has_room,
     )

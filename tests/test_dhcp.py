@@ -1173,3 +1173,13 @@ def test_rfc2131_4_3_1_the_network_on_a_shared_link(
         assert isinstance(leases.bind(Holder(MAC, MAC), SECOND, None, "10.78.0.123", 60, NOW), Lease)
     machine = Machine("m", address=reserved) if reserved else None
     assert network_of(message, client_of(message), machine, (first, SECOND), leases) is wanted
+
+
+def test_on_a_shared_link_a_client_stays_where_it_is_bound_though_it_was_elsewhere_before() -> None:
+    leases, who = Leases(), Holder(MAC, MAC)
+    for site, address in ((FIRST, "10.77.0.123"), (SECOND, "10.78.0.123")):
+        assert isinstance(leases.bind(who, site, None, address, 60, NOW), Lease)
+    leases.release(who, "10.77.0.123", NOW)
+    assert network_of(a_message(DISCOVER), client_of(a_message(DISCOVER)), None, (FIRST, SECOND), leases) is SECOND
+    leases.release(who, "10.78.0.123", NOW)
+    assert network_of(a_message(DISCOVER), client_of(a_message(DISCOVER)), None, (FIRST, SECOND), leases) is FIRST
