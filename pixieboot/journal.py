@@ -15,11 +15,12 @@ LEVELS = ("debug", "info", "warning", "error", "alarm")
 RECENT = 20_000  # facts with numbers of their own, for who comes later: the history on disk, the operator's page
 MACHINES = 20_000  # timelines kept in memory: the least recently seen machine goes first
 EVENTS_PER_MACHINE = 200
+EVENTS = 100_000  # of all timelines: those that the latest second brought are on top
 REPEAT_SECONDS = 5.0  # the same fact about the same machine within this time is counted, not said again
 LINES_PER_SECOND = 500  # of the log, for each level: a flood of made-up machines does not fill the disk, nor hide an alarm
 LATE = 10  # seconds after which a fact is told at most; who is later comes by a clock that was set back
 VALUE_LIMIT = 300  # characters of one value in a log line
-KEPT_LIMIT = 1000  # characters of one value in memory: a request line has up to 32 KiB, a TFTP name up to 64
+KEPT_LIMIT = 500  # octets of one value in memory: a request line has up to 32 KiB, a TFTP name up to 64
 
 # Control and bidirectional characters could forge log lines or hide text on a terminal.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -79,9 +80,9 @@ class Journal:
                     self._macs[event.detail[name]] = mac
                     if len(self._macs) > MACHINES:
                         self._macs.popitem(last=False)
+        if not self._since <= event.at < self._until:
+            self._begin_second(event.at)
         if event.level in self._lines:
-            if not self._since <= event.at < self._until:
-                self._begin_second(event.at)
             lines = self._lines[event.level] = self._lines[event.level] + 1
             if lines <= LINES_PER_SECOND:
                 self._stream.write(self._line(event, {"repeated": repeated} if repeated else {}))
@@ -89,12 +90,15 @@ class Journal:
             listener(event)
 
     def _begin_second(self, at: float) -> None:
-        """There is room for new lines.  Tell how many had none."""
+        """Room for new lines: tell how many had none.  Too many facts: forget the machines that were heard longest ago."""
         self._since, self._until = at - LATE, at // 1 + 1
         left_out = sum(max(0, lines - LINES_PER_SECOND) for lines in self._lines.values())
         self._lines = dict.fromkeys(self._lines, 0)
         if left_out:
             self._stream.write(self._line(Event(at, None, "journal", "left out", {"lines": left_out}, "warning"), {}))
+        held = sum(map(len, self._timelines.values()))
+        while held > EVENTS:
+            held -= len(self._timelines.popitem(last=False)[1])
 
     def listen(self, listener: Listener, services: tuple[str, ...] = ()) -> Callable[[], None]:
         """Call listener with every new fact (repetitions excepted) until the returned function is called.
@@ -167,8 +171,8 @@ def is_plain(detail: Mapping[str, Any]) -> bool:
 
 
 def _kept(text: str) -> str:
-    cut = text if len(text) <= KEPT_LIMIT else text[:KEPT_LIMIT] + "…"
-    return cut.encode("utf-8", "backslashreplace").decode()
+    octets = text[: KEPT_LIMIT + 1].encode("utf-8", "backslashreplace")
+    return octets.decode() if len(octets) <= KEPT_LIMIT else octets[:KEPT_LIMIT].decode("utf-8", "ignore") + "…"
 
 
 def printable(text: str, limit: int = VALUE_LIMIT) -> str:

@@ -136,6 +136,18 @@ def test_a_listener_may_name_the_services_that_it_hears_of() -> None:
     assert [event.kind for event in every] == ["script", "offered", "failed"]
 
 
+def test_many_facts_of_many_machines_do_not_fill_the_memory_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hundred missing files of each of 20,000 made-up machines, with names that are no UTF-8, took 48 GiB."""
+    monkeypatch.setattr("pixieboot.journal.EVENTS", 1000)
+    journal, macs = Journal(io.StringIO(), "warning"), [Mac.of(number.to_bytes(6)) for number in range(40)]
+    for number in range(4000):
+        path = str(number) + "\udcff" * KEPT_LIMIT
+        journal.record(Event(number / 100, macs[number // 100], "tftp", "missing", {"path": path}, "debug"))
+    kept = [len(journal.timeline(mac)) for mac in macs]
+    assert 900 < sum(kept) <= 1100 and kept[-1] == 100 and kept[0] == 0
+    assert len(journal.timeline(macs[-1])[0].detail["path"]) == KEPT_LIMIT + 1
+
+
 def test_a_million_strangers_do_not_fill_the_memory() -> None:
     journal = Journal(io.StringIO(), "warning")
     for number in range(MACHINES + 50):
