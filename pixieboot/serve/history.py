@@ -6,6 +6,7 @@ A file of its own beside the state: losing the last seconds of it at a power cut
 import asyncio
 import json
 import math
+import shutil
 import sqlite3
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from pixieboot.errors import OperatorError
 from pixieboot.journal import Journal, plain
 from pixieboot.model import Event, Mac
-from pixieboot.registry.sqlite import insert_rows
+from pixieboot.registry.sqlite import LOG_PAGES, insert_rows
 
 EVERY = 5.0  # seconds between writes
 MOST = 2_500  # events between two writes: a flood of made-up machines wears out no SD card
@@ -24,7 +25,8 @@ SAY_AGAIN = 60.0  # seconds
 KEEP_SECONDS = 30 * 86400.0
 KEEP_BOOTS = 20  # of each machine
 SUSPICIOUS = 300  # events of a machine from which on its boots are counted
-LARGEST = 256 << 20  # octets of the file
+LARGEST = 256 << 20  # octets of the file at most
+SHARE = 1 / 8  # of its disk at most: a full one keeps no leases
 PRUNE_EVERY = 6 * 3600.0
 
 _SCHEMA = """
@@ -46,6 +48,7 @@ class History:
         self.path = path
         self.error = ""
         self._journal, self._number = journal, journal.number  # the last event that is on disk, or left out
+        self._too_large = False
         self._writing = threading.Lock()  # held while _number and what is on disk are apart; not for the loop
         self._database = _open(path)
 
@@ -60,7 +63,7 @@ class History:
                 said = now
                 why = self.error or f"more than {MOST / EVERY:.0f} events a second: the machines' history leaves the rest out"
                 self._journal.record(Event(time.time(), None, "history", "left out", {"events": left_out, "why": why}, "warning"))
-            if now - pruned > PRUNE_EVERY:
+            if self._too_large or now - pruned > PRUNE_EVERY:
                 pruned = now
                 await asyncio.to_thread(self._prune)
 
@@ -86,6 +89,7 @@ class History:
             try:
                 self._insert(batch)
                 self._number, self.error = number, ""
+                self._too_large = _is_too_large(self._database)
                 left_out += len(events) - len(batch)
             except Exception as error:  # whatever it is: it ends no daemon
                 self._fail(error)
@@ -124,13 +128,18 @@ def prune(database: sqlite3.Connection, now: float) -> None:
             boots = split(_events(database, mac))
             if len(boots) > KEEP_BOOTS:
                 database.execute("DELETE FROM events WHERE mac = ? AND at < ?", (mac, boots[-KEEP_BOOTS].start))
-        (pages,) = database.execute("PRAGMA page_count").fetchone()
-        (page,) = database.execute("PRAGMA page_size").fetchone()
-        (free,) = database.execute("PRAGMA freelist_count").fetchone()
-        if (pages - free) * page > LARGEST:
+        if _is_too_large(database):
             database.execute(
                 "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY at LIMIT (SELECT count(*) / 4 FROM events))"
             )
+
+
+def _is_too_large(database: sqlite3.Connection) -> bool:
+    (pages,), (page,), (free,) = (
+        database.execute(f"PRAGMA {what}").fetchone() for what in ("page_count", "page_size", "freelist_count")
+    )
+    disk = shutil.disk_usage(database.execute("PRAGMA database_list").fetchone()[2])
+    return bool((pages - free) * page > min(LARGEST, disk.total * SHARE))
 
 
 def _events(database: sqlite3.Connection, mac: str) -> list[Event]:
@@ -167,6 +176,7 @@ def _prepared(path: Path) -> sqlite3.Connection:
             raise sqlite3.DatabaseError("damaged")
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=NORMAL")
+        database.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
         database.executescript(_SCHEMA)
         database.execute("SELECT at, mac, service, kind, level, detail FROM events LIMIT 1")
     except BaseException:
