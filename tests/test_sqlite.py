@@ -239,6 +239,27 @@ def test_the_leases_of_an_earlier_version_are_kept(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_conversion_that_does_not_come_to_its_end_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.db"
+    earlier(path)
+
+    def full(database: sqlite3.Connection, table: str, rows: object) -> None:
+        assert not database.execute("SELECT * FROM leases").fetchall(), "in the midst of it"
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as broken, pytest.raises(OperatorError, match=r"cannot be written.*Make room"):
+        broken.setattr("pixieboot.registry.sqlite.insert_rows", full)
+        StateStore.open(path)
+    database = sqlite3.connect(path)
+    assert database.execute("SELECT version, address FROM schema, leases").fetchall() == [(1, LEASE.address)]
+    database.close()
+    store = StateStore.open(path)
+    assert store.leases() == [LEASE]
+    store.close()
+
+
 REFUSED = {
     "a text file": (lambda path: path.write_text("leases { }\n" * 200), "it is damaged: file is not a database"),
     "another program's database": (foreign, "it is another program's database"),
@@ -250,6 +271,11 @@ REFUSED = {
         lambda path: earlier(path, "UPDATE leases SET address = '10.0.0.x'"),
         "it is damaged",
     ),
+    "an earlier version's address that is no text": (
+        lambda path: earlier(path, "UPDATE leases SET address = x'0a'"),
+        "it is damaged",
+    ),
+    "an earlier version's wrong MAC": (lambda path: earlier(path, "UPDATE leases SET mac = 'zz'"), "it is damaged"),
     "a wrong MAC": (scribbled("UPDATE leases SET mac = 'zz'"), "it is damaged"),
     "a wrong time": (scribbled("UPDATE leases SET expires = 'soon'"), "it is damaged"),
     "a wrong stranger": (scribbled("UPDATE discovered SET mac = 'zz'"), "it is damaged"),

@@ -140,7 +140,7 @@ class StateStore:
         except OperatorError:
             database.close()
             raise
-        except (sqlite3.Error, ValueError) as error:
+        except (sqlite3.Error, ValueError, TypeError) as error:
             database.close()
             if "locked" in str(error):
                 raise OperatorError(
@@ -395,6 +395,7 @@ def _renumber(database: sqlite3.Connection) -> None:
         database.execute(_LEASES)
         insert_rows(database, "leases", rows)
         database.execute("UPDATE schema SET version = ?", (VERSION,))
+        _read_leases(database)  # a file with wrong ones is left as it is
 
 
 def _out_of_room(error: Exception) -> bool:
