@@ -69,6 +69,13 @@ def test_who_names_an_id_that_was_never_given_hears_what_happens_from_now_on(ser
     assert asyncio.run(story()) == UEFI[1].kind
 
 
+def test_a_number_of_5000_digits_is_no_id(served: Served) -> None:
+    served.happen(*later(UEFI[:1], time.time()))
+    (newest,) = served.feed.latest(1)
+    epoch, _, _ = newest["id"].partition("-")
+    assert served.feed.latest(1, before=f"{epoch}-{'9' * 5000}") == [newest]
+
+
 def test_no_more_are_told_than_are_kept(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pixieboot.serve.feed.KEPT", 3)
     served.happen(*later(UEFI, time.time()))

@@ -64,4 +64,4 @@ class Feed:
 
     def _parse(self, text: str) -> int | None:
         epoch, _, number = text.partition("-")
-        return int(number) if epoch == self._epoch and number.isascii() and number.isdigit() else None
+        return int(number) if epoch == self._epoch and len(number) < 20 and number.isascii() and number.isdigit() else None
