@@ -342,7 +342,8 @@ class _Server:
             changed = self.leases.decline(who, self.message.address(wire.REQUESTED_ADDRESS), self.arrival.now)
             if isinstance(changed, str):
                 return Silence(changed)
-            return Noted(changed, "declined", f"the client found {changed.address} in use: nobody gets it for a day")
+            why = f"the client found {changed.address} in use: for a day nobody gets it while others are free"
+            return Noted(changed, "declined", why)
         changed = self.leases.release(who, self.message.ciaddr, self.arrival.now)
         if isinstance(changed, str):
             return Silence(changed)

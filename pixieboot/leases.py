@@ -2,8 +2,8 @@
 
 An address has one record or none: offered, bound, declined (quarantined) or expired (free, but remembered for its earlier
 client).  Choice (RFC 2131 §4.3.1): the reservation; the client's current address; its earlier one; the one it asks for; one
-that nobody ever had; the one that is free for longest.  Nothing here scans a pool: addresses that were never used are counted
-off, those that came back wait in a queue, and what runs out comes up from a heap.
+that nobody ever had; the one that is free for longest; the one that was declined longest ago.  Nothing here scans a pool:
+addresses that were never used are counted off, those that came back wait in a queue, and what runs out comes up from a heap.
 """
 
 from collections import Counter, OrderedDict
@@ -58,6 +58,7 @@ class _Pools:
     unused: dict[str, None] = field(default_factory=dict)  # the next that nobody ever had
     freed: OrderedDict[str, None] = field(default_factory=OrderedDict)  # the one that is free for longest in front
     offered: set[str] = field(default_factory=set)  # and not taken; reservations left aside
+    declined: dict[str, None] = field(default_factory=dict)  # by clients, the one of longest ago in front
 
     def __contains__(self, address: str) -> bool:
         number = _number(address)
@@ -156,6 +157,9 @@ class Leases:
         while address is None and self._end():
             address = self._choose(who, site, pools, reserved, wanted)
         if address is None:
+            # Better one that somebody found in use once than none: a few DECLINEs empty no pool, and the wire is asked first.
+            address = next((each for each in pools.declined if each not in self._withheld), None)
+        if address is None:
             spans = ", ".join(f"{_text(pool.first)}-{_text(pool.last)}" for pool in site.network.pools)
             return f"no address is free in {spans or 'no pool'}"
         record = self._records.get(address)
@@ -238,13 +242,16 @@ class Leases:
         return self._expire(record, now)
 
     def decline(self, who: Holder, address: str, now: float) -> Lease | str:
-        """The client found somebody else at its address: nobody gets it for a day.  Or why nothing happened."""
+        """The client found it in use: nobody gets it for a day while others are free.  Or why nothing happened."""
         now = self._tick(now)
         record = self._records.get(address)
         if record is None or record.client != who.key or record.state not in (_BIND, _OFFER):
             return f"{address} is neither offered nor bound to this client"
         lease = replace(record, state=_DECLINED, expires=now + DECLINE_QUARANTINE)
         self._put(lease, record)
+        for pools in self._networks.values():
+            if address in pools:
+                pools.declined[address] = None
         return lease
 
     # What the wire says of addresses that are not given out yet
@@ -347,6 +354,8 @@ class Leases:
                 self._offers[source] -= 1
                 if not self._offers[source]:
                     del self._offers[source]
+        elif old.state is _DECLINED:
+            self._trust(address)
         if old is None or old.client != client:
             if old is not None:
                 self._forget(old)
@@ -357,6 +366,11 @@ class Leases:
         elif lease.expires < self._due.get(address, inf):  # a later end is found out when the earlier entry comes up
             self._due[address] = lease.expires
             heappush(self._heap, (lease.expires, address))
+
+    def _trust(self, address: str) -> None:
+        """It is declined no more."""
+        for pools in self._networks.values():
+            pools.declined.pop(address, None)
 
     def _forget(self, lease: Lease) -> None:
         rest = tuple(address for address in self._held.get(lease.client, ()) if address != lease.address)
@@ -402,11 +416,14 @@ class Leases:
         coming = filterfalse(unfit.__contains__, map(_text, chain(*spans)))
         pools = self._networks[network.pools, subnet] = _Pools(site, spans, sum(map(len, spans)), unfit, coming)
         for lease in sorted(self._records.values(), key=lambda lease: lease.expires):
-            if lease.address in pools and lease.address not in self._withheld:
-                if lease.state is _EXPIRED:
-                    pools.freed[lease.address] = None
-                elif lease.state is _OFFER:
-                    pools.offered.add(lease.address)
+            if lease.address not in pools:
+                continue
+            if lease.state is _DECLINED and lease.client:
+                pools.declined[lease.address] = None
+            elif lease.state is _EXPIRED and lease.address not in self._withheld:
+                pools.freed[lease.address] = None
+            elif lease.state is _OFFER and lease.address not in self._withheld:
+                pools.offered.add(lease.address)
         return pools
 
     # Time
@@ -441,6 +458,7 @@ class Leases:
                 self._due[address] = record.expires
                 heappush(self._heap, (record.expires, address))
             elif record.state is _DECLINED:
+                self._trust(address)
                 self._forget(record)
                 del self._records[address]
                 self._queue(address)

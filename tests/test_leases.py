@@ -529,6 +529,21 @@ def test_rfc2131_4_3_3_a_declined_address_is_quarantined_for_a_day() -> None:
     assert offered(leases, CARL, wanted=address, now=NOW + DECLINE_QUARANTINE + 1) == address
 
 
+def test_rfc2131_4_3_3_declines_empty_no_pool() -> None:
+    """What was declined longest ago is the last choice, but not what we saw in use ourselves, nor a reservation."""
+    leases = Leases()
+    for number in range(10, 14):
+        who = a_client(number)
+        leases.decline(who, offered(leases, who, now=NOW + number), NOW + number)
+    leases.mark_in_use(offered(leases, ANNA, now=NOW + 20), BERT.mac, NOW + 20)
+    seen = leases.at("10.0.0.100")
+    assert seen and seen.state is LeaseState.DECLINED
+    leases.withhold({"10.0.0.101"})
+    assert offered(leases, BERT, now=NOW + 21) == "10.0.0.102" and offered(leases, CARL, now=NOW + 21) == "10.0.0.103"
+    assert offered(leases, DORA, now=NOW + 21) == ""
+    assert bound(leases, BERT, "10.0.0.102", now=NOW + 22).client == BERT.key
+
+
 def test_rfc2131_4_3_3_only_the_holder_declines() -> None:
     leases = Leases()
     address = offered(leases, ANNA)
@@ -559,7 +574,8 @@ def test_bindings_survive_a_restart_and_offers_do_not() -> None:
         (declined, "declined"),
         ("10.0.0.102", "expired"),
     }
-    assert [offered(again, who, wanted=declined) for who in (ANNA, CARL, EMIL, BERT)] == [address, "10.0.0.102", "10.0.0.103", ""]
+    found = [offered(again, who, wanted=declined) for who in (ANNA, CARL, EMIL, BERT)]
+    assert found == [address, "10.0.0.102", "10.0.0.103", declined]
 
 
 def test_what_the_store_refused_never_was() -> None:
@@ -929,6 +945,12 @@ class Storm(RuleBasedStateMachine):
         pools = self.leases._pools(self.site)
         assert {*pools.unused, *pools.freed} <= self.free()
         assert not {*pools.unused} & {*pools.freed}
+
+    @invariant()
+    def what_was_declined_is_known(self) -> None:
+        declined = {lease.address for lease in self.leases.all() if lease.state is LeaseState.DECLINED and lease.client}
+        pools = self.leases._pools(self.site)
+        assert {*pools.declined} == {address for address in declined if address in pools}
 
     @invariant()
     def what_is_offered_is_known(self) -> None:
