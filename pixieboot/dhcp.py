@@ -151,7 +151,7 @@ def network_of(message: Message, client: Client, machine: Machine | None, sites:
     """Which of the networks on one link a client without an address belongs to.
 
     By the server that it names; a DISCOVER by its reservation, by what it holds, by what it held; by the address it asks for;
-    else the first with an address for a stranger.
+    else the first with an address for a stranger.  For a proxy, which leases nothing: the first.
     """
     named, wanted, asks = message.address(wire.SERVER_ID), message.address(wire.REQUESTED_ADDRESS), message.type == wire.DISCOVER
     reserved, client_id = (machine and machine.address) or "", message.options.get(wire.CLIENT_ID, b"")
@@ -172,6 +172,8 @@ def network_of(message: Message, client: Client, machine: Machine | None, sites:
         lambda site: wanted != "" and inside(wanted, site.subnet) and (not asks or leases.has_room(site)),
         leases.has_room,
     )
+    if sites[0].network.mode == "proxy":
+        rules = rules[:2]
     return next((site for rule in rules for site in sites if rule(site)), sites[0])
 
 

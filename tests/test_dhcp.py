@@ -1175,6 +1175,17 @@ def test_rfc2131_4_3_1_the_network_on_a_shared_link(
     assert network_of(message, client_of(message), machine, (first, SECOND), leases) is wanted
 
 
+def test_on_a_shared_link_all_strangers_of_a_proxy_are_alike() -> None:
+    """They are answered by one form, whatever they ask a server for, or were leased when this was one."""
+    first, second = (replace(site, network=replace(site.network, mode="proxy")) for site in (FIRST, SECOND))
+    leases, message = Leases(), a_message(DISCOVER, {50: aton("10.78.0.150")})
+    assert network_of(message, client_of(message), None, (first, second), leases) is first
+    assert isinstance(leases.bind(Holder(MAC, MAC), SECOND, None, "10.78.0.123", 60, NOW), Lease)
+    assert network_of(message, client_of(message), None, (first, second), leases) is first
+    machine = Machine("m", address="10.78.0.10")
+    assert network_of(message, client_of(message), machine, (first, second), leases) is second
+
+
 def test_on_a_shared_link_a_client_stays_where_it_is_bound_though_it_was_elsewhere_before() -> None:
     leases, who = Leases(), Holder(MAC, MAC)
     for site, address in ((FIRST, "10.77.0.123"), (SECOND, "10.78.0.123")):
