@@ -36,6 +36,9 @@ WATCH = 0.5  # seconds between looks at the files of registry and settings
 NEEDS_RESTART = ("registry", "state", "log", "api", "key_ring", "tftp.port", "tftp.single_port", "http.port")
 
 
+Signature = tuple[int, int, int]  # of a file: changes whenever that does
+
+
 class Service(Protocol):
     """What the daemon needs of DHCP, TFTP and HTTP.  bind raises OperatorError; run lasts until it is cancelled."""
 
@@ -49,6 +52,7 @@ def run(path: Path | None, overrides: Mapping[str, Any]) -> None:
     user = privilege.service_user()
     # Read as the user that the daemon becomes, so that a later reload finds the same files readable.
     with privilege.acting_as(user):
+        read = _signature(path)  # first: an edit while the rest starts is one
         settings = config.load(path, overrides)
         registry = Registry(settings.registry, settings.adopted, settings.boot)
         registry.load()
@@ -66,7 +70,7 @@ def run(path: Path | None, overrides: Mapping[str, Any]) -> None:
 
             context.boot_api = BootApi(context, registry.machines)
         with privilege.acting_as(user):
-            daemon = Daemon(context, path, overrides)  # makes files beside the state
+            daemon = Daemon(context, path, overrides, read)  # makes files beside the state
         with asyncio.Runner(loop_factory=DirectLoop) as runner:
             runner.run(_run(daemon, user))
     finally:
@@ -91,8 +95,9 @@ async def _run(daemon: "Daemon", user: privilege.User | None) -> None:
 class Daemon:
     """One process, all services, and the files they follow."""
 
-    def __init__(self, context: Context, path: Path | None, overrides: Mapping[str, Any]) -> None:
-        self._context, self._path, self._overrides = context, path, overrides
+    def __init__(self, context: Context, path: Path | None, overrides: Mapping[str, Any], read: Signature | None) -> None:
+        """read: the settings file as it was when the settings were read from it."""
+        self._context, self._path, self._overrides, self._read = context, path, overrides, read
         api = ApiService(context)
         http = HttpService(context, api.rest)
         self._services: tuple[Service, ...] = (DhcpService(context), TftpService(context), http, api)
@@ -129,14 +134,14 @@ class Daemon:
 
     async def _follow_edits(self) -> None:
         """Re-read registry and settings when their files change, or at once on SIGHUP."""
-        signature = _signature(self._path)
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._reload.wait(), WATCH)
             asked = self._reload.is_set()
             self._reload.clear()
-            if asked or _signature(self._path) != signature:
-                signature = _signature(self._path)
+            now = _signature(self._path)
+            if asked or now != self._read:
+                self._read = now
                 self._reload_settings()
             # Ten thousand machines take a second or two to read: not in the loop, where DHCP would wait for it.
             if asked or await asyncio.to_thread(self._context.registry.changed):
@@ -248,8 +253,8 @@ def notify(state: str) -> None:
             unix.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
-def _signature(path: Path | None) -> tuple[int, int, int] | None:
-    """Changes whenever the file does; None without one."""
+def _signature(path: Path | None) -> Signature | None:
+    """None without a file."""
     with suppress(OSError):
         if path:
             status = path.stat()
