@@ -29,7 +29,7 @@ from pixieboot.verdict import Verdict, judge
 from pixieboot.wire import dhcp as wire
 from pixieboot.wire import tftp
 from pixieboot.wire.dhcp import Message
-from pixieboot.wire.frame import udp_frame
+from pixieboot.wire.frame import BROADCAST_MAC, udp_frame
 
 KINDS = {  # what --arch takes: architecture, its number in option 93, what asks first
     "x86-bios": (Arch.X86_BIOS, 0, Loader.FIRMWARE),
@@ -96,7 +96,7 @@ class Wire:
         if port != 67:
             yield from self._ask_directly(message, payload, server, port)
             return
-        frame = udp_frame(b"\xff" * 6, message.chaddr, NO_ADDRESS, 68, "255.255.255.255", 67, payload)
+        frame = udp_frame(BROADCAST_MAC, message.chaddr, NO_ADDRESS, 68, "255.255.255.255", 67, payload)
         self._socket.send(frame)
         until = time.monotonic() + OFFER_PATIENCE
         while (left := until - time.monotonic()) > 0:
