@@ -353,12 +353,12 @@ class DhcpService:
             self._frames.send(link, frame.to(question[4:8]))
         except OSError:
             self._send(reply.destination, reply.delay, Memo.again(told, question), port, told.link, told.site.address)
-        news = now - told.event.at > TELL_AGAIN
+        news = abs(now - told.event.at) > TELL_AGAIN  # the clock may have been set back
         if news:
             told.event = replace(told.event, at=now, detail=_with_secs(told.event.detail, question[8:10]))
             self._see(told.client.mac, told.client.uuid, told.client, now)
         self._context.journal.record(told.event)
-        if now - told.asked >= Styles.APART:
+        if abs(now - told.asked) >= Styles.APART:
             told.asked, news = now, True
             self._progress.watch(reply, told.client.mac, lambda: told.client, told.event.detail, now)
         return self._look_for_conflicts(reply.kind, reply.probe, told.site) or news or reply.delay > 0

@@ -1,13 +1,15 @@
 """What a client is told does not depend on who asked before it: the service with its memory, beside one that has none.
 
-Both get the same datagrams of hostile clients that differ in what is their own (12, 50, 61, 97, chaddr, secs), and in octets
-changed at random; every datagram that leaves, where to, and what the journal says of it must be the same.
+Both get the same datagrams of hostile clients that differ in what is their own (12, 50, 61, 97, chaddr, secs), in how their
+options are put down, and in octets changed at random, while the registry is edited; every datagram that leaves, where to, and
+what the journal says of it must be the same.
 """
 
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv4Network
+from struct import unpack
 from typing import Any
 
 import pytest
@@ -152,10 +154,21 @@ class Both:
             ]
             told.append((list(side.service.wire.sent), events))
         assert told[0][0] == told[1][0], datagram.hex()
+        assert all(is_whole(sent[1]) for sent in told[0][0] if isinstance(sent[0], Link)), datagram.hex()
         if told[0][1] and told[1][1]:  # what is the same as just before is no news
             assert told[0][1] == told[1][1], datagram.hex()
         leases = [sorted(side.service._context.leases.all(), key=lambda lease: lease.address) for side in self.sides]
         assert leases[0] == leases[1]
+
+    def edit(self, inventory: Inventory) -> None:
+        for side in self.sides:
+            side.service._context.registry.current = inventory
+
+
+def is_whole(frame: Any) -> bool:
+    """Are both checksums right?  Each adds up to 0xFFFF with what it is of (RFC 1071)."""
+    ip, udp = frame[14:34], frame[26:34] + b"\0\x11" + frame[38:40] + frame[34:] + bytes(len(frame) % 2)
+    return all(sum(unpack(f"!{len(each) // 2}H", each)) % 0xFFFF == 0 for each in (ip, udp))
 
 
 octets = st.binary(max_size=8)
@@ -179,7 +192,12 @@ guids = st.sampled_from(
         bytes(16),
     ]
 ) | st.binary(min_size=17, max_size=17)
-ids = st.sampled_from([b"", b"\1", b"%", b"P", b"PXE", b"\0\0\0\0", b"undionly", b"\xff" + bytes(range(18))]) | octets
+ids = (
+    st.sampled_from(
+        [b"", b"\1\2\0\0\0\0\1", b"\2\0\0\0\0\1", b"\1", b"%", b"P", b"PXE", b"\0\0\0\0", b"undionly", b"\xff" + bytes(range(18))]
+    )
+    | octets
+)
 kinds = st.fixed_dictionaries(
     {},
     optional={
@@ -213,6 +231,38 @@ fields = st.fixed_dictionaries(
 )
 
 
+shapes = st.sampled_from(["", "pads", "backwards", "twice", "two parts", "behind the end", "no end", "names", "overload"])
+
+
+def laid_out(datagram: bytes, shape: str) -> bytes:
+    """The same datagram with its options put down in another way, and as long if there is room."""
+    head, pieces, at = datagram[:240], [], 240
+    while datagram[at] != 255:
+        size = 2 + datagram[at + 1]
+        pieces.append(datagram[at : at + size])
+        at += size
+    behind = b"\xff"
+    if shape == "pads":
+        pieces = [piece for each in pieces for piece in (each, b"\0")]
+    elif shape == "backwards":
+        pieces.reverse()
+    elif shape == "twice":
+        pieces += pieces[-2:]
+    elif shape == "two parts":  # RFC 3396
+        pieces += [bytes((piece[0], 1)) + b"z" for piece in pieces[-2:]]
+    elif shape == "behind the end":
+        behind += pieces[-1]
+    elif shape == "no end":
+        behind = b""
+    elif shape == "names":
+        head = head[:44] + b"server".ljust(64, b"\0") + b"file".ljust(128, b"\0") + head[236:]
+    elif shape == "overload":
+        moved = pieces.pop() + b"\xff"
+        head = head[:108] + moved[:128].ljust(128, b"\0") + head[236:]
+        pieces.append(b"\x34\1\1")
+    return (head + b"".join(pieces) + behind).ljust(len(datagram), b"\0")
+
+
 @st.composite
 def strangers(draw: st.DrawFn) -> list[bytes]:
     """Datagrams of clients that ask alike, but for what is their own."""
@@ -223,6 +273,7 @@ def strangers(draw: st.DrawFn) -> list[bytes]:
     kind = draw(st.sampled_from([DISCOVER, DISCOVER, DISCOVER, REQUEST, INFORM]))
     given_fields = draw(fields if draw(st.booleans()) else st.just({}))
     order = draw(st.permutations(range(4))) if draw(st.booleans()) else range(4)
+    shape = draw(st.just("") | shapes)
     present = draw(st.sets(st.sampled_from((12, 50, 61, 97)))) | ({50, 54} if kind == REQUEST else set())
     if 54 in present:
         options[54] = aton(OURS)
@@ -243,10 +294,11 @@ def strangers(draw: st.DrawFn) -> list[bytes]:
             {**others, **own},
             chaddr=draw(macs) if number > 1 else b"\2\7\x31\x9a\xe5" + bytes((number,)),
             xid=draw(st.integers(0, 2**32 - 1)),
-            **given_fields,
+            **(draw(fields) if number > 1 and draw(st.sampled_from([False, False, False, True])) else given_fields),
         )
         message.secs = draw(st.sampled_from([0, 4, 0x0400]))
-        datagram = bytearray(encode(message))
+        other = number > 1 and draw(st.sampled_from([False, False, False, True]))
+        datagram = bytearray(laid_out(encode(message), draw(shapes) if other else shape))
         for _ in range(draw(st.sampled_from([0, 0, 1, 3])) if number > 1 else 0):
             datagram[draw(st.integers(0, len(datagram) - 1))] = draw(st.integers(0, 255))
         found.append(bytes(datagram))
@@ -276,6 +328,7 @@ INVENTORIES = {
     "by GUID": Inventory.build([], [Group("one", {"uuid": GUID}, "linux", options={67: b"uuid.efi"})], [MENU]),
     "by serial": Inventory.build([], [Group("one", {"serial": "61626364"}, "linux", options={67: b"serial.efi"})], [MENU]),
 }
+ONE_OF_THEM = Inventory.build([Machine("late", macs=(Mac("02:00:00:00:00:01"),), address="10.77.0.101", hostname="late")])
 
 
 @pytest.mark.slow
@@ -287,8 +340,11 @@ def test_nobody_is_told_what_is_anothers(inventory: str, network: str, groups: l
     both = Both(INVENTORIES[inventory], NETWORKS[network])
     datagrams = [datagram for group in groups for datagram in group]
     datagrams += data.draw(st.lists(st.sampled_from(datagrams), max_size=5))  # who asks again
-    for datagram in datagrams:
+    edited = data.draw(st.integers(0, 3 * len(datagrams)))
+    for number, datagram in enumerate(datagrams):
         both.now += data.draw(st.sampled_from([0.0, 0.0, 0.5, 7.0, 70.0]))
+        if number == edited:
+            both.edit(data.draw(st.sampled_from([INVENTORIES[inventory], INVENTORIES["some described"], ONE_OF_THEM])))
         port = data.draw(st.sampled_from([67, 67, 67, 67, 4011]))
         peer = data.draw(st.sampled_from([("0.0.0.0", 68), ("0.0.0.0", 68), ("10.77.0.100", 68), ("10.77.0.101", 4011)]))
         both.ask(datagram, port, peer)
@@ -307,3 +363,13 @@ def test_an_inform_is_answered_where_it_came_from_though_it_is_the_same_as_befor
     both = Both(Inventory.build(), NETWORKS["server"])
     for peer in ("10.77.0.100", "10.77.0.101", "0.0.0.0"):
         both.ask(encode(a_message(INFORM)), 67, (peer, 68))
+
+
+def test_a_clock_that_is_set_back_a_day_delays_nothing_by_a_day() -> None:
+    both = Both(Inventory.build(), NETWORKS["server"])
+    styles = []
+    for step in (0, 3, 3, 3, -86400, 3, 3, 3):
+        both.now += step
+        both.ask(encode(a_message(DISCOVER, UEFI)), 67, ("0.0.0.0", 68))
+        styles += [each.detail["style"] for each in both.sides[0].events if each.kind == "style"]
+    assert len(styles) == 2, "the style changes after three questions, also of those who ask again"
