@@ -19,13 +19,12 @@ def test_a_live_listener_comes_back_where_it_left_off(served: Served) -> None:
         waiting = asyncio.ensure_future(anext(live))
         await asyncio.sleep(0)
         served.happen(*later(UEFI[:3], time.time()))
-        first = await waiting
-        assert first is not None
+        (first, *_) = await waiting
         await live.aclose()
         again = served.feed.live(first["id"])
-        kinds = [(await anext(again) or {})["kind"], (await anext(again) or {})["kind"]]
+        kinds = [event["kind"] for event in await anext(again)]
         other_run = served.feed.live("0-99")
-        kinds.append((await anext(other_run) or {})["kind"])
+        kinds.append((await anext(other_run))[0]["kind"])
         served.feed.stop()
         assert [event async for event in again] == [], "the daemon ends"
         return kinds
@@ -33,9 +32,11 @@ def test_a_live_listener_comes_back_where_it_left_off(served: Served) -> None:
     assert asyncio.run(story()) == ["acked", "probe", "offered"]
 
 
-async def some(live: AsyncGenerator[dict[str, Any] | None], count: int) -> list[dict[str, Any]]:
-    found = [await anext(live) for _ in range(count)]
-    return [event for event in found if event]
+async def some(live: AsyncGenerator[list[dict[str, Any]]], count: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    while len(found) < count:
+        found += await anext(live)
+    return found
 
 
 def test_a_slow_listener_is_sent_away_and_comes_back(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +46,7 @@ def test_a_slow_listener_is_sent_away_and_comes_back(served: Served, monkeypatch
 
     async def story() -> tuple[list[str], list[str]]:
         live = served.feed.live("")
-        assert await anext(live) is None, "a sign of life"
+        assert await anext(live) == [], "a sign of life"
         served.happen(*later(UEFI[:2], time.time()))
         heard = await some(live, 2)
         served.happen(*later(UEFI[2:], time.time()))
@@ -56,6 +57,21 @@ def test_a_slow_listener_is_sent_away_and_comes_back(served: Served, monkeypatch
     assert asyncio.run(story()) == ([event.kind for event in UEFI[:2]], [event.kind for event in UEFI[2:]])
 
 
+def test_others_have_their_turn_while_a_listener_catches_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixieboot.serve.feed.PORTION", 2)
+    turns: list[int] = []
+
+    async def story() -> list[str]:
+        served.happen(*later(UEFI, time.time()))
+        live, heard = served.feed.live("0-0"), list[dict[str, Any]]()
+        asyncio.get_running_loop().call_soon(lambda: turns.append(len(heard)))
+        while len(heard) < len(UEFI):
+            heard += await anext(live)
+        return [event["kind"] for event in heard]
+
+    assert asyncio.run(story()) == [event.kind for event in UEFI] and turns == [2]
+
+
 def test_who_names_an_id_that_was_never_given_hears_what_happens_from_now_on(served: Served) -> None:
     async def story() -> str:
         served.happen(*later(UEFI[:1], time.time()))
@@ -64,7 +80,7 @@ def test_who_names_an_id_that_was_never_given_hears_what_happens_from_now_on(ser
         waiting = asyncio.ensure_future(anext(live))
         await asyncio.sleep(0)
         served.happen(*later(UEFI[1:2], time.time()))
-        return str((await waiting or {})["kind"])
+        return str((await waiting)[0]["kind"])
 
     assert asyncio.run(story()) == UEFI[1].kind
 

@@ -124,11 +124,9 @@ class Api:
 
     async def _stream(self, after: str) -> AsyncIterator[bytes]:
         yield b": pixieboot\n\n"
-        async for event in self.feed.live(after):
-            if event is None:
-                yield b":\n\n"
-            else:
-                yield f"id: {event['id']}\ndata: {json.dumps(event)}\n\n".encode()
+        async for events in self.feed.live(after):
+            told = [f"id: {event['id']}\ndata: {json.dumps(event)}\n\n" for event in events]
+            yield "".join(told or [":\n\n"]).encode()
 
     async def health(self, request: Request) -> Response:
         """The daemon: version, networks, services, loaders, registry, what is wrong with it."""

@@ -12,6 +12,7 @@ from pixieboot.model import Event, Mac
 KEPT = 5000
 LOOK = 0.2  # seconds between two looks at what is new: no event waits for those who listen
 BEHIND = 1000  # events that a slow listener may lag before it is sent away; it comes back with Last-Event-ID
+PORTION = 100  # events that one listener is given at once: others have their turn in between
 KEEP_ALIVE = 15.0
 
 
@@ -33,19 +34,23 @@ class Feed:
         )
         return [*islice(found, limit)][::-1]
 
-    async def live(self, after: str) -> AsyncGenerator[dict[str, Any] | None]:
-        """Every event after that id (empty: from now on), soon after it happened; None now and then: a dead peer is noticed."""
+    async def live(self, after: str) -> AsyncGenerator[list[dict[str, Any]]]:
+        """Every event after that id (empty: from now on), soon after it happened; none now and then: a dead peer is noticed.
+
+        In portions: a hundred listeners of a storm, told each event by itself, kept DHCP waiting for seconds.
+        """
         number = self._journal.number
         if after:  # An id of an earlier run: everything of this one is news.
             number = min(number, self._parse(after) or 0)
         news, told = self._kept(number), time.monotonic()
         while not self._ended:
-            for number, event in news:
-                yield self.as_json(number, event)
+            for at in range(0, len(news), PORTION):
+                yield [self.as_json(number, event) for number, event in news[at : at + PORTION]]
+                await asyncio.sleep(0)
             if news:
-                told = time.monotonic()
+                number, told = news[-1][0], time.monotonic()
             elif time.monotonic() - told >= KEEP_ALIVE:
-                yield None
+                yield []
                 told = time.monotonic()
             await asyncio.sleep(LOOK)
             news = self._kept(number)
