@@ -24,7 +24,7 @@ from pixieboot.leases import Leases
 from pixieboot.memo import Form, Memo, Own
 from pixieboot.model import Arch, Event, Group, Lease, Mac, Machine, MachineState, Network, Pool, Profile
 from pixieboot.registry import Registry
-from pixieboot.registry.sqlite import StateStore
+from pixieboot.registry.sqlite import Discovered, StateStore
 from pixieboot.serve.context import Context
 from pixieboot.serve.dhcpd import DhcpService
 from pixieboot.serve.links import Link, Sites
@@ -97,9 +97,11 @@ class Store:
 
     def __init__(self) -> None:
         self._states = {LEARNED: MachineState(loader_fetches=3, reply_style="menu")}
+        self._discovered: dict[Mac, Discovered] = {}
 
     states = StateStore.states
     state = StateStore.state
+    seen = StateStore.seen
 
     def set_state(self, key: str, state: MachineState) -> None:
         self._states[Mac(key)] = state
@@ -107,11 +109,10 @@ class Store:
     def has_room(self, key: str) -> bool:
         return True
 
-    def seen(self, _: Mac) -> None:
-        return None
-
-    def see(self, *_: object) -> bool:
-        return False
+    def see(self, mac: Mac, uuid: str | None, arch: str | None, vendor: str, now: float) -> bool:
+        known = self._discovered.get(mac)
+        self._discovered[mac] = Discovered(mac, uuid or (known.uuid if known else None), arch, vendor, now, now)
+        return known is None
 
 
 @dataclass
@@ -315,7 +316,7 @@ INVENTORIES = {
     "some described": Inventory.build(
         [
             Machine("web1", macs=(KNOWN,), hostname="web1", address="10.77.0.103", options={67: b"own"}),
-            Machine("web2", uuid=GUID, loader={"*": "mine.efi"}),
+            Machine("web2", uuid=GUID, loader={"*": "mine.efi"}, address="10.77.0.102"),
         ],
         [
             Group("all", profile="linux", options={12: b"group", 17: b"100%", 67: b"52-54-00-00-00-02/%b.efi"}),
