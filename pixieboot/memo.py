@@ -8,6 +8,7 @@ datagram that asks.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from pixieboot.leases import Holder, Leases
 from pixieboot.model import NO_ADDRESS, Client, Lease, Loader, Mac, Site
 from pixieboot.pxe import said, uuid_in
 from pixieboot.wire.dhcp import BOOT_FILE, CLIENT_ID, CLIENT_UUID, HOST_NAME, REQUESTED_ADDRESS, Message, dotted, packed, spans
-from pixieboot.wire.frame import Envelope, total_of
+from pixieboot.wire.frame import IP_SUM, PAYLOAD, TARGET, TO, UDP_SUM, checksum, totals_of
 
 _XID, _SECS, _YIADDR, _CHADDR, _FILE = slice(4, 8), slice(8, 10), slice(16, 20), slice(28, 34), slice(108, 236)
 _OWN = (HOST_NAME, REQUESTED_ADDRESS, CLIENT_ID, CLIENT_UUID)
@@ -63,11 +64,10 @@ class Form:
     reply: Reply
     site: Site
     link: int
-    image: bytes  # the datagram, as a format of bytes
-    blanks: _Pick  # in their order, out of (xid, yiaddr, chaddr, dashed, client_id, guid)
-    spread: bytes  # the blanks alone, as a format of bytes: each in the 16-bit words that it stands in
-    total: int  # of all the rest, for the checksum
-    envelope: Envelope | None  # of the frames that it goes in; None: the kernel sends it
+    image: bytes  # the frame, or the datagram where the kernel sends it, as a format of bytes
+    blanks: _Pick  # of the datagram in their order, out of (xid, yiaddr, chaddr, dashed, client_id, guid)
+    spread: bytes  # these alone, as a format of bytes: each in the 16-bit words that it stands in
+    totals: tuple[int, int] | None  # of all the rest of a frame, for the checksums of IP and UDP; None: the kernel sends it
     said: Mapping[str, Any]  # what the journal says of that stranger
     path: tuple[str, str, str] | None  # which detail names the boot program, and what stands before and behind the MAC there
 
@@ -100,17 +100,18 @@ class Form:
             deed=replace(self.reply.deed, who=who, wanted=own.requested),
         )
 
-    def answer(self, own: Own, address: str, dashed: str) -> tuple[bytes, bytes | None]:
-        """The datagram for this client, and the frame that it goes out in, if it does."""
+    def answer(self, own: Own, address: str, dashed: str) -> bytes:
+        """The frame for this client, or the datagram where the kernel sends it."""
         octets = packed(address)
         filled = self.blanks((own.xid, octets, own.chaddr, dashed.encode(), own.client_id, own.guid))
-        datagram = self.image % filled
-        if self.envelope is None:
-            return datagram, None
-        total = self.total + int.from_bytes(self.spread % filled, "big")
-        if self.reply.destination.chaddr:
-            return datagram, self.envelope.around(datagram, total, own.chaddr, octets)
-        return datagram, self.envelope.around(datagram, total)
+        if self.totals is None:
+            return self.image % filled
+        ip, udp = self.totals
+        udp += int.from_bytes(self.spread % filled, "big")
+        if not self.reply.destination.chaddr:
+            return self.image % (checksum(udp), *filled)
+        target = int.from_bytes(octets, "big")
+        return self.image % (own.chaddr, checksum(ip + target), octets, checksum(udp + target), *filled)
 
     def destination(self, address: str, chaddr: bytes) -> Destination:
         """Where it goes."""
@@ -135,12 +136,15 @@ def form_of(
     client: Client,
     reply: Reply,
     encoded: bytes,
-    envelope: Envelope | None,
+    frame: bytes | None,
     facts: tuple[object, ...],
     site: Site,
     link: int,
 ) -> Form | None:
-    """The form for this stranger's kind; None if more of its answer is its own than can be filled in."""
+    """The form for this stranger's kind; None if more of its answer is its own than can be filled in.
+
+    frame: that which the encoded reply goes in; None: the kernel sends it.
+    """
     deed = reply.deed
     if (message.htype, message.hlen) != (1, 6) or message.ciaddr != NO_ADDRESS or client.loader is Loader.RASPBERRY_PI:
         return None
@@ -161,17 +165,13 @@ def form_of(
         if at >= 0:
             blanks.append((slice(at, at + _DASHED), 3))
     blanks.sort(key=lambda blank: blank[0].start)
-    kept, bare, spread, at = [], bytearray(encoded), b"", 0
-    for span, _ in blanks:
-        kept.append(encoded[at : span.start])
-        bare[span] = bytes(span.stop - span.start)
-        spread += b"\0" * (span.start % 2) + b"%b" + b"\0" * (span.stop % 2)
-        at = span.stop
-    kept.append(encoded[at:])
+    pick = itemgetter(*[number for _, number in blanks])
+    gaps = [span for span, _ in blanks]
+    spread = b"".join(b"\0" * (gap.start % 2) + b"%b" + b"\0" * (gap.stop % 2) for gap in gaps)
     # Whatever else names this client would be told to all others.
     own = [message.chaddr, dashed, mac.encode()]
     own += [message.options[code] for code in (CLIENT_ID, CLIENT_UUID) if code in message.options]
-    if any(mark in piece for piece in kept for mark in own):
+    if any(mark in piece for piece in _between(encoded, gaps) for mark in own):
         return None
     path, detail = None, reply.detail(client)
     for name, value in detail.items():
@@ -180,10 +180,21 @@ def form_of(
             if path or name == "why":
                 return None
             path = (name, before, behind)
-    image = b"%b".join(piece.replace(b"%", b"%%") for piece in kept)
-    pick = itemgetter(*[number for _, number in blanks])
-    total = total_of(bytes(bare)) % 0xFFFF
-    return Form(facts, client, reply, site, link, image, pick, spread, total, envelope, detail, path)
+    totals = None
+    if frame:
+        headers = [TO, IP_SUM, TARGET, UDP_SUM] if reply.destination.chaddr else [UDP_SUM]
+        gaps = headers + [slice(PAYLOAD + gap.start, PAYLOAD + gap.stop) for gap in gaps]
+        bare = bytearray(frame)
+        for gap in (IP_SUM, *gaps):
+            bare[gap] = bytes(gap.stop - gap.start)
+        totals = totals_of(bytes(bare))
+    image = b"%b".join(piece.replace(b"%", b"%%") for piece in _between(frame or encoded, gaps))
+    return Form(facts, client, reply, site, link, image, pick, spread, totals, detail, path)
+
+
+def _between(octets: bytes, gaps: Sequence[slice]) -> list[bytes]:
+    """What stands before, between and behind the gaps, which are in order."""
+    return [octets[a.stop : b.start] for a, b in pairwise((slice(0, 0), *gaps, slice(len(octets), None)))]
 
 
 class _Cut:

@@ -12,7 +12,7 @@ from pixieboot.leases import Leases
 from pixieboot.memo import Form, Memo, Own, Remembered, form_of
 from pixieboot.model import Arrival, Assignment, Client, Group, Lease, Mac, Site
 from pixieboot.wire.dhcp import Message, decode, encode
-from pixieboot.wire.frame import BROADCAST_MAC, Envelope, udp_frame
+from pixieboot.wire.frame import BROADCAST_MAC, PAYLOAD, udp_frame
 from tests.test_dhcp import (
     ASSIGNED,
     BIOS,
@@ -82,8 +82,8 @@ class Shop:
 
     def learn(self, message: Message) -> bytes:
         encoded, reply, client = self.plainly(message)
-        around = Envelope(CARD, OURS, 67, reply.destination.port, len(encoded)) if framed(encoded, reply) else None
-        self.memo.learn(encode(message), "", lambda: form_of(message, client, reply, encoded, around, FACTS, self.site, 2))
+        frame = framed(encoded, reply)
+        self.memo.learn(encode(message), "", lambda: form_of(message, client, reply, encoded, frame, FACTS, self.site, 2))
         return encoded
 
     def form(self, message: Message) -> tuple[Form, Own, Mac]:
@@ -118,7 +118,7 @@ def test_a_form_says_to_the_next_stranger_what_respond_would(
             lease = form.claim(own, who, by_form.leases, NOW) if who else None
             assert not isinstance(lease, str)
             address = lease.address if lease else "0.0.0.0"
-            assert form.answer(own, address, mac.dashed) == (expected, framed(expected, reply))
+            assert form.answer(own, address, mac.dashed) == (framed(expected, reply) or expected)
             assert form.destination(address, own.chaddr) == reply.destination
             assert form.detail(own, address, mac.dashed) == reply.detail(client)
             assert list(form.detail(own, address, mac.dashed)) == list(reply.detail(client))
@@ -186,7 +186,7 @@ def test_whatever_a_stranger_calls_itself(chaddr: bytes, guid: bytes, xid: int) 
     form, own, mac = shop.form(message)
     if client_of(message).loader is form.client.loader:  # the service asks whether it is a Raspberry Pi
         expected, reply, _ = shop.plainly(message)
-        assert form.answer(own, "0.0.0.0", mac.dashed) == (expected, framed(expected, reply))
+        assert form.answer(own, "0.0.0.0", mac.dashed) == (framed(expected, reply) or expected)
 
 
 def test_datagrams_out_of_the_ordinary_teach_nothing() -> None:
@@ -251,4 +251,4 @@ def test_a_lease_by_form_is_a_lease() -> None:
     assert who
     lease = form.claim(own, who, shop.leases, NOW)
     assert isinstance(lease, Lease) and lease.client == mac
-    assert decode(form.answer(own, lease.address, mac.dashed)[0]).yiaddr == lease.address == "10.77.0.102"
+    assert decode(form.answer(own, lease.address, mac.dashed)[PAYLOAD:]).yiaddr == lease.address == "10.77.0.102"

@@ -30,7 +30,7 @@ from pixieboot.serve.ports import others
 from pixieboot.serve.progress import Progress
 from pixieboot.serve.udp import DONE, UdpPort
 from pixieboot.wire.dhcp import CLIENT_ID, CLIENT_UUID, DHCPREQUEST, MESSAGE_TYPE, SERVER_ID, Message, decode, encode, spans
-from pixieboot.wire.frame import BROADCAST_MAC, Repeatable, envelope, udp_frame
+from pixieboot.wire.frame import BROADCAST_MAC, PAYLOAD, Repeatable, udp_frame
 
 SERVER_PORT, BOOT_PORT = 67, 4011
 EVERYBODY = "255.255.255.255"
@@ -245,9 +245,8 @@ class DhcpService:
             alone = site.network.mode == "proxy" or len(context.sites.on_link(arrival.ifindex)) < 2
             usual = alone and arrival.port == SERVER_PORT and is_plain(event.detail)
             if usual and style is not None and self._is_stranger(client.mac, guid):
-                card, to = self._card(answer.destination, link), answer.destination.port
-                around = envelope(card.mac, site.address, SERVER_PORT, to, len(encoded)) if card else None
-                made = partial(form_of, message, client, answer, encoded, around, question.facts, site, link)
+                _, frame = self._framed(answer.destination, encoded, SERVER_PORT, link, site.address) or (None, None)
+                made = partial(form_of, message, client, answer, encoded, frame, question.facts, site, link)
                 self._memo.learn(question.datagram, style, made)
         elif isinstance(answer, Noted):
             self._keep(answer.lease, client.mac, None)
@@ -262,6 +261,7 @@ class DhcpService:
         context, reply, probing = self._context, form.reply, self.neighbours.probing
         if not self._is_stranger(mac, own.guid) or (probing and int.from_bytes(own.xid, "big") in probing):
             return False
+        card = context.sites.links[form.link] if form.totals else None
         who, address, returns, lease = form.holder(own, mac), NO_ADDRESS, True, None
         if who is not None:
             returns = context.leases.awaits(who.key, request=False)
@@ -274,10 +274,9 @@ class DhcpService:
             lease, address = claimed, claimed.address
 
         def tell() -> None:
-            dashed, card = own.chaddr.hex("-"), context.sites.links.get(form.link)
-            encoded, frame = form.answer(own, address, dashed)
-            framed = (card, frame) if card and frame else None
-            self._transmit(framed, reply.destination, encoded, SERVER_PORT, form.link, form.site.address)
+            dashed = own.chaddr.hex("-")
+            answer = form.answer(own, address, dashed)
+            self._transmit(answer, card, reply.destination, SERVER_PORT, form.link, form.site.address)
             event = Event(now, mac, "dhcp", reply.kind, form.detail(own, address, dashed))
             context.journal.record(event, plain=True)  # as that of the one whose form it is
             if reply.kind == "offered":
@@ -289,8 +288,9 @@ class DhcpService:
             # More of those that return than fit would cost more to remember than it saves; a new one will not ask the same again.
             if returns and self._memo.has_room(datagram):
                 told = form.told(own, who, address) if who else reply
+                encoded = answer[PAYLOAD:] if card else answer
                 kept = _Told(form.facts, form.asker(own, mac), told, encoded, mac, state, form.link, form.site, event, now)
-                kept.framed = (card, Repeatable(frame)) if card and frame else None
+                kept.framed = (card, Repeatable(answer)) if card else None
                 self._memo.keep(datagram, kept)
 
         if lease and reply.kind == "acked":
@@ -388,39 +388,38 @@ class DhcpService:
 
     def _send(self, to: Destination, delay: float, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
         """Send, at once or after the delay that some ROMs need; link 0: as the kernel routes.  The frame, if it went as one."""
-        framed = None
-        if card := self._card(to, link):
-            framed = card, udp_frame(to.chaddr or BROADCAST_MAC, card.mac, source, port, to.address, to.port, encoded)
+        framed = self._framed(to, encoded, port, link, source)
+        card, octets = framed or (None, encoded)
         if delay > 0:
-            asyncio.get_running_loop().call_later(delay, self._transmit, framed, to, encoded, port, link, source)
+            asyncio.get_running_loop().call_later(delay, self._transmit, octets, card, to, port, link, source)
             return None
-        self._transmit(framed, to, encoded, port, link, source)
+        self._transmit(octets, card, to, port, link, source)
         return framed
 
-    def _transmit(
-        self, framed: tuple[Link, bytes] | None, to: Destination, encoded: bytes, port: int, link: int, source: str
-    ) -> None:
-        """As a frame, if there is one that its link takes."""
-        if framed:
-            try:
-                self._frames.send(*framed)
-                return
-            except OSError:
-                pass
-        # To a card without an address it cannot be done otherwise: RFC 2131 §4.1 allows the broadcast instead.
-        address = EVERYBODY if to.chaddr else to.address
-        try:
-            self._ports[port].send(encoded, (address, to.port), link, source)
-        except OSError as error:
-            self._record(None, "not sent", {"to": address, "why": str(error.strerror)}, "warning")
-
-    def _card(self, to: Destination, link: int) -> Link | None:
-        """The card that sends it in a frame of our own: to one that has no address yet, or to all.  None: the kernel sends it.
+    def _framed(self, to: Destination, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
+        """A frame of our own, to a client that has no address yet, or to all, and the card for it.  None: the kernel sends it.
 
         The kernel could broadcast too, but hears itself then, and needs twice as long.
         """
         card = self._context.sites.link(link) if to.chaddr or to.address == EVERYBODY else None
-        return card if card and card.type == ETHERNET else None
+        if card is None or card.type != ETHERNET:
+            return None
+        return card, udp_frame(to.chaddr or BROADCAST_MAC, card.mac, source, port, to.address, to.port, encoded)
+
+    def _transmit(self, octets: bytes, card: Link | None, to: Destination, port: int, link: int, source: str) -> None:
+        """octets: a frame for that card; without one a datagram for the kernel, which gets too what the card does not take."""
+        if card:
+            try:
+                self._frames.send(card, octets)
+                return
+            except OSError:
+                octets = octets[PAYLOAD:]
+        # To a card without an address it cannot be done otherwise: RFC 2131 §4.1 allows the broadcast instead.
+        address = EVERYBODY if to.chaddr else to.address
+        try:
+            self._ports[port].send(octets, (address, to.port), link, source)
+        except OSError as error:
+            self._record(None, "not sent", {"to": address, "why": str(error.strerror)}, "warning")
 
     def _see(self, mac: Mac, uuid: str | None, kind: Client, now: float) -> None:
         """Note a machine that boots over the network, described or not.  kind: itself, or one like it."""
