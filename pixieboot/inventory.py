@@ -50,6 +50,7 @@ class Inventory:
     _by_identity: Mapping[tuple[str, str], tuple[Group, ...]] = field(repr=False)
     _general: tuple[Group, ...] = field(repr=False)
     _default_vars: Mapping[str, Any] = field(repr=False)
+    _named: frozenset[str] = field(repr=False)  # MACs that a machine or a group names
     knows_uuids: bool = field(repr=False)  # is any machine described by its UUID?
     _alike: bool = field(repr=False)  # no group asks for more of a client than MAC, kind and subnet
 
@@ -93,6 +94,10 @@ class Inventory:
             _by_identity={key: tuple(found) for key, found in by_identity.items()},
             _general=tuple(general),
             _default_vars=default.vars if default else EMPTY,
+            _named=frozenset(
+                [mac for machine in named.values() for mac in machine.macs]
+                + [identity for label, identity in by_identity if label == "mac"]
+            ),
             knows_uuids=bool(by_uuid),
             _alike=not any(label in group.match for group in ranked for label in ("uuid", "serial", "hostname")),
         )
@@ -107,8 +112,7 @@ class Inventory:
 
     def is_stranger(self, mac: Mac, uuid: str | None) -> bool:
         """Is a client with this MAC and UUID, at the stage of DHCP, assigned what any other of its kind is?"""
-        named = mac in self._by_mac or uuid in self._by_uuid or ("mac", mac) in self._by_identity
-        return self._alike and not named
+        return self._alike and mac not in self._named and uuid not in self._by_uuid
 
     def describes(self, mac: Mac, uuid: str | None) -> bool:
         """Is there a machine with this MAC or UUID?"""

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -45,12 +45,12 @@ class Journal:
         self._of_all: tuple[Listener, ...] = ()
         self._lines = dict.fromkeys(LEVELS[LEVELS.index(level) :], 0)  # of this second, by level; no other is written
         self._since = self._until = 0.0  # what is told of as of this second: all that comes late, but not from a clock set back
-        self.counts: dict[tuple[str, str], int] = {}
+        self.counts: defaultdict[tuple[str, str], int] = defaultdict(int)  # by service and kind
 
     def record(self, event: Event, plain: bool = False) -> None:
         """Take note of one fact.  Costs a few microseconds; a repeated one under one.  plain: its detail is, no need to look."""
-        kind, mac = (event.service, event.kind), event.mac
-        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.counts[event.service, event.kind] += 1
+        mac = event.mac
         if mac is None and (mac := self.mac_of(event.detail.get("peer", ""))):
             event = replace(event, mac=mac)
         timeline, repeated = self._timelines.get(mac), 0

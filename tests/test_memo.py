@@ -212,6 +212,14 @@ def test_the_same_question_gets_the_same_bytes_but_for_xid_and_secs() -> None:
     assert memo.find(encode(a_message(DISCOVER, BIOS))) is None
 
 
+def test_what_a_client_asks_next_takes_the_place_of_what_began_alike() -> None:
+    lan, memo = Lan("proxy"), Memo()
+    first, second = (a_message(DISCOVER, UEFI, flags=flags) for flags in (0, 0x8000))
+    for message, other in ((first, second), (second, first)):
+        memo.keep(encode(message), Remembered((), client_of(message), lan.reply(message), b""))
+        assert memo.find(encode(message)) and not memo.find(encode(other))
+
+
 def test_a_memo_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     lan, memo = Lan("proxy"), Memo(size=2)
     monkeypatch.setattr(Memo, "CUTS", 3)
@@ -229,7 +237,7 @@ def test_a_memo_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_full_memo_has_room_for_what_it_holds() -> None:
     lan, memo = Lan("proxy"), Memo(size=2)
-    first, second, third = (a_message(DISCOVER, UEFI, flags=number) for number in range(3))
+    first, second, third = (asked(DISCOVER, UEFI, number) for number in range(3))
 
     def keep(message: Message) -> None:
         memo.keep(encode(message), Remembered((), client_of(message), lan.reply(message), b""))

@@ -196,8 +196,7 @@ class DhcpService:
 
     def _shed(self, ifindex: int, now: float) -> None:
         """A flood: who has nothing here yet is left out unread, so that the others need not wait."""
-        counts = self._context.journal.counts
-        counts["dhcp", "shed"] = counts.get(("dhcp", "shed"), 0) + 1
+        self._context.journal.counts["dhcp", "shed"] += 1
         link = self._context.sites.link(ifindex)
         if self._is_news(None, f"flood {ifindex}", now):
             why = "more DHCP messages come in than can be answered: strangers among them are left out until the queue is shorter"
@@ -243,7 +242,8 @@ class DhcpService:
             style, guid = _style_learned(state), message.options.get(CLIENT_UUID, b"")
             # Where several networks share the link, each stranger has to be looked at: which is it on?
             alone = site.network.mode == "proxy" or len(context.sites.on_link(arrival.ifindex)) < 2
-            usual = alone and arrival.port == SERVER_PORT and is_plain(event.detail)
+            asks = context.boot_api is not None  # about each
+            usual = alone and not asks and arrival.port == SERVER_PORT and is_plain(event.detail)
             if usual and style is not None and self._is_stranger(client.mac, guid):
                 _, frame = self._framed(answer.destination, encoded, SERVER_PORT, link, site.address) or (None, None)
                 made = partial(form_of, message, client, answer, encoded, frame, question.facts, site, link)
@@ -310,8 +310,7 @@ class DhcpService:
         """Is it told what every other client of its kind is told?  A Raspberry Pi goes by its MAC and GUID."""
         inventory = self._context.registry.current
         return (
-            self._context.boot_api is None  # else each is asked about
-            and inventory.is_stranger(mac, self._uuid(mac, guid) if inventory.knows_uuids else None)
+            inventory.is_stranger(mac, self._uuid(mac, guid) if inventory.knows_uuids else None)
             and mac[:8] not in RASPBERRY_PI_OUIS
             and guid[1:4] != b"RPi"
             and mac != NO_MAC
@@ -438,8 +437,7 @@ class DhcpService:
         if self._is_news(None, re.sub(r"[0-9a-f]*\d[0-9a-f]*", "#", why), arrival.now):
             self._record(None, "malformed", {"from": arrival.peer[0], "why": why}, at=arrival.now)
         else:
-            counts = self._context.journal.counts
-            counts["dhcp", "malformed"] = counts.get(("dhcp", "malformed"), 0) + 1
+            self._context.journal.counts["dhcp", "malformed"] += 1
 
     def _is_news(self, mac: Mac | None, why: str, now: float) -> bool:
         if abs(now - self._said.get((mac, why), 0.0)) < SAY_AGAIN:
