@@ -546,7 +546,8 @@ def test_a_stranger_that_comes_back_is_answered_from_memory(host: Host, client: 
                 return encode(replace(offer.message, xid=0)), encode(replace(ack.message, xid=0))
 
             def remembered(number: int) -> list[str]:
-                return [told.reply.kind for _, told in served.service._memo._held.values() if told.client.mac == Mac.of(mac(number))]
+                held = served.service._memo._held.values()
+                return [told.reply.kind for _, told in held if told.client.mac == Mac.of(mac(number))]
 
             for number in range(0x920, 0x923):
                 first = await lease(number)
