@@ -23,7 +23,7 @@ def total_of(octets: bytes) -> int:
 
 
 def totals_of(bare: bytes) -> tuple[int, int]:
-    """The totals of a frame's IP header and of UDP with its pseudo-header.  bare: the frame with zeros in place of its checksums."""
+    """The totals of IP's header, and of UDP and its pseudo-header.  bare: the frame with zeros in place of its checksums."""
     return total_of(bare[_IP:_PORTS]) % 0xFFFF, (total_of(bare[_ADDRESSES:]) + _UDP + len(bare) - _PORTS) % 0xFFFF
 
 
@@ -37,7 +37,7 @@ def udp_frame(to: bytes, own: bytes, source: str, source_port: int, target: str,
     length, between = 8 + len(payload), (packed(source), packed(target))
     ip = (_VERSION, 20 + length, 0, _WHOLE, _HOPS, _UDP, 0, *between)
     frame = bytearray(_HEADERS.pack(to, own, ETH_IP, *ip, source_port, target_port, length, 0) + payload)
-    frame[IP_SUM], frame[UDP_SUM] = map(checksum, totals_of(frame))
+    frame[IP_SUM], frame[UDP_SUM] = map(checksum, totals_of(bytes(frame)))
     return bytes(frame)
 
 
