@@ -69,9 +69,8 @@ class Reply:
     """An answer to send.
 
     kind is the event's: offered, acked, naked, informed, pxe acked.  lease, if any, must be durable before the answer leaves.
-    limit is encode's.  delay: seconds to wait before sending.  probe: the offered address, if the wire was not asked about
-    it yet: ask now, and leases.mark_in_use makes the REQUEST fail.  style: the reply style of boot data, "" without.
-    deed: what it did to the bindings, for `repeat`.
+    limit is encode's.  delay: seconds to wait before sending.  style: the reply style of boot data, "" without.  deed: what
+    it did to the bindings, for `repeat`.
     """
 
     message: Message
@@ -82,7 +81,6 @@ class Reply:
     lease: Lease | None = None
     limit: int = wire.FLOOR
     delay: float = 0.0
-    probe: str = ""
     style: str = ""
     deed: "Deed | None" = None
     _detail: dict[str, Any] | None = None
@@ -206,47 +204,23 @@ def respond(
     return _proxy(message, client, arrival, assignment, site)
 
 
-def repeat(reply: Reply, leases: Leases, now: float) -> Reply | None:
-    """The same reply to the same question asked again on the same facts, its lease offered or bound anew.
+def repeat(reply: Reply, leases: Leases, now: float) -> Lease | None:
+    """Do its deed again, for the same question on the same facts: its lease, offered or bound anew.
 
-    None if it must be answered afresh: a refusal, an ACK to who is to move elsewhere, or because the bindings have changed.
+    None if the bindings have changed, so that it must be answered afresh.
     """
-    deed = reply.deed
-    if deed is None:
-        return None if reply.lease or reply.kind == "naked" else reply
-    address = reply.message.yiaddr
+    deed, address = reply.deed, reply.message.yiaddr
+    assert deed is not None, "what did nothing is sent again as it is"
     held = leases.at(address)
     if held is None or held.client != deed.who.key:
         return None
-    bound: Lease | None = None
-    probe = ""
     if reply.kind == "offered":
-        offer = leases.offer(deed.who, deed.site, deed.reserved, deed.wanted, now)
-        if isinstance(offer, str) or offer.address != address:
-            return None
-        if deed.site.network.probe and leases.fresh(address, now):
-            probe = address
-    else:
-        if held.state is not LeaseState.BOUND and not (deed.selecting and held.state is LeaseState.OFFERED):
-            return None
+        lease = leases.offer(deed.who, deed.site, deed.reserved, deed.wanted, now)
+    elif held.state is LeaseState.BOUND or (deed.selecting and held.state is LeaseState.OFFERED):
         lease = leases.bind(deed.who, deed.site, deed.reserved, address, deed.seconds, now)
-        if isinstance(lease, str):
-            return None
-        bound = lease
-    return Reply(
-        reply.message,
-        reply.destination,
-        reply.kind,
-        reply.step,
-        reply.why,
-        bound,
-        reply.limit,
-        reply.delay,
-        probe,
-        reply.style,
-        deed,
-        reply._detail,
-    )
+    else:
+        return None
+    return lease if isinstance(lease, Lease) and lease.address == address else None
 
 
 def _proxy(message: Message, client: Client, arrival: Arrival, assignment: Assignment, site: Site) -> Reply | Silence:
@@ -367,8 +341,6 @@ class _Server:
         seconds, reserved = self._seconds(), self._reserved
         reply = self._grant(wire.OFFER, lease.address, seconds, "offered")
         reply.deed = Deed(who, self.site, reserved, wanted, seconds, selecting=False)
-        if self.site.network.probe and self.leases.fresh(lease.address, self.arrival.now):
-            reply.probe = lease.address
         return reply
 
     def _request(self, who: Holder) -> Reply | Silence:

@@ -47,8 +47,11 @@ class Journal:
         self._since = self._until = 0.0  # what is told of as of this second: all that comes late, but not from a clock set back
         self.counts: defaultdict[tuple[str, str], int] = defaultdict(int)  # by service and kind
 
-    def record(self, event: Event, plain: bool = False) -> None:
-        """Take note of one fact.  Costs a few microseconds; a repeated one under one.  plain: its detail is, no need to look."""
+    def record(self, event: Event, plain: bool = False) -> Event:
+        """Take note of one fact.  Costs a few microseconds; a repeated one under one.  plain: its detail is, no need to look.
+
+        The answer is what stands for it in the timeline.  Who records that again, says the same again, and costs the least.
+        """
         self.counts[event.service, event.kind] += 1
         mac = event.mac
         if mac is None and (mac := self.mac_of(event.detail.get("peer", ""))):
@@ -64,7 +67,7 @@ class Journal:
                     # What is kept was bounded: a long text is compared as it would be.
                     if before is event or (abs(event.at - before.at) < REPEAT_SECONDS and _bounded(event).detail == before.detail):
                         before.repeated += 1
-                        return
+                        return before
                     repeated, before.repeated = before.repeated, 0
                     break
             self._timelines.move_to_end(mac)
@@ -88,6 +91,7 @@ class Journal:
                 self._stream.write(self._line(event, {"repeated": repeated} if repeated else {}))
         for listener in self._of_service.get(event.service, self._of_all):
             listener(event)
+        return event
 
     def _begin_second(self, at: float) -> None:
         """Room for new lines: tell how many had none.  Too many facts: forget the machines that were heard longest ago."""

@@ -78,6 +78,21 @@ def test_silence_for_half_a_second_means_free(server: Host) -> None:
     assert not asked.found and not asked.leases.fresh("10.7.0.102", 1000.0)
 
 
+def test_what_is_offered_is_asked_about_unless_the_answer_is_known(server: Host) -> None:
+    asked, unasked = Asked(server), Asked(server, replace(NETWORK, probe=False))
+
+    async def work() -> None:
+        assert asked.conflicts.offered(asked.site, "10.7.0.104") and "10.7.0.104" in asked.conflicts._open
+        assert not asked.conflicts.offered(asked.site, "10.7.0.104"), "it is asked about, and so are the next"
+        asked.leases.mark_free("10.7.0.105", 1000.0)
+        assert not asked.conflicts.offered(asked.site, "10.7.0.105")
+        assert not unasked.conflicts.offered(unasked.site, "10.7.0.104")
+        for each in (asked, unasked):
+            each.conflicts.close()
+
+    asyncio.run(work())
+
+
 def test_the_next_addresses_are_asked_about_ahead_of_need(server: Host) -> None:
     asked = Asked(server)
     asked.after(2 * conflicts.PATIENCE + 0.2, ahead=True)

@@ -38,7 +38,8 @@ def test_the_same_fact_at_once_is_counted_and_not_said_again() -> None:
     out = io.StringIO()
     journal = Journal(out)
     for at in (1.0, 2.0, 3.0, 9.0):
-        journal.record(Event(at, MAC, "dhcp", "offered", {"nbp": "a"}))
+        standing = journal.record(Event(at, MAC, "dhcp", "offered", {"nbp": "a"}))
+        assert standing is journal.timeline(MAC)[-1]
     assert out.getvalue().splitlines() == [f"{MAC} dhcp offered nbp=a", f"{MAC} dhcp offered nbp=a repeated=2"]
     assert journal.counts == {("dhcp", "offered"): 4}
 

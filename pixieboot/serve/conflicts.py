@@ -54,22 +54,29 @@ class Conflicts:
         self._open.clear()
         self._arp.close()
 
-    def ask(self, site: Site, address: str) -> None:
-        """Somebody is offered this address now: does anybody else have it?"""
+    def offered(self, site: Site, address: str) -> bool:
+        """See that what is offered now, and what will be offered next, is free.  True: the wire was asked."""
+        if not site.network.probe:
+            return False
+        asked = self._leases.fresh(address, self._clock()) and self.ask(site, address)
+        return self.look_ahead(site) or asked
+
+    def ask(self, site: Site, address: str) -> bool:
+        """Does anybody have this address?  False: it is not asked."""
         if address in self._open or len(self._open) >= MOST or (link := self._link(site)) is None:
-            return
+            return False
         with suppress(OSError):  # the link is down: nobody gets the offer either
             self._arp.ask(link, address)
             self._open[address] = site, asyncio.get_running_loop().call_later(PATIENCE, self._again, address, link)
+        return address in self._open
 
-    def look_ahead(self, site: Site) -> None:
-        """Ask about the addresses that come next, now and then."""
+    def look_ahead(self, site: Site) -> bool:
+        """Ask about the addresses that come next, now and then.  False: nothing is asked."""
         now = asyncio.get_running_loop().time()
         if now - self._looked.get(site.ifindex, -1.0) < 2 * PATIENCE or self._link(site) is None:
-            return
+            return False
         self._looked[site.ifindex] = now
-        for address in self._leases.to_probe(site, AHEAD, self._clock()):
-            self.ask(site, address)
+        return any([self.ask(site, address) for address in self._leases.to_probe(site, AHEAD, self._clock())])
 
     def _link(self, site: Site) -> Link | None:
         """The Ethernet on which this site's addresses live; None behind a relay, where nobody hears our ARP."""

@@ -165,10 +165,13 @@ class DhcpService:
         facts = (inventory, sites.version, port, ifindex, local, peer if port == BOOT_PORT else None)
         told = self._memo.find(datagram)
         if isinstance(told, _Told) and told.facts == facts and told.state is context.store.state(told.key):
-            if again := repeat(told.reply, context.leases, now):
-                if again.lease is None:
-                    return self._tell_again(told, again, datagram, port, now)
-                self._keep(again.lease, told.client.mac, partial(self._tell_again, told, again, datagram, port, now))
+            if told.reply.deed is None:
+                return self._tell_again(told, datagram, port, now)
+            if lease := repeat(told.reply, context.leases, now):
+                if told.reply.kind == "offered":
+                    left = self._tell_again(told, datagram, port, now)
+                    return self._conflicts.offered(told.site, lease.address) or left
+                self._keep(lease, told.client.mac, partial(self._tell_again, told, datagram, port, now))
                 return True
         mac = Mac.of(datagram[_CHADDR])
         state = context.store.state(mac)
@@ -282,9 +285,8 @@ class DhcpService:
             if reply.kind == "offered":
                 self._see(mac, uuid_in(own.guid), form.client, now)
                 self._progress.watch(reply, mac, lambda: form.asker(own, mac), event.detail, now)
-                if form.site.network.probe:
-                    probe = address if context.leases.fresh(address, now) else ""
-                    self._look_for_conflicts(reply.kind, probe, form.site)
+                if who:
+                    self._conflicts.offered(form.site, address)
             # More of those that return than fit would cost more to remember than it saves; a new one will not ask the same again.
             if returns and self._memo.has_room(datagram):
                 told = form.told(own, who, address) if who else reply
@@ -337,14 +339,16 @@ class DhcpService:
         reply, port = told.reply, question.arrival.port
         if framed := self._send(reply.destination, reply.delay, told.datagram, port, told.link, told.site.address):
             told.framed = framed[0], Repeatable(framed[1])
-        self._context.journal.record(told.event)
+        told.event = self._context.journal.record(told.event)
         self._progress.watch(reply, told.client.mac, lambda: told.client, told.event.detail, question.arrival.now)
-        self._look_for_conflicts(reply.kind, reply.probe, told.site)
-        if port == BOOT_PORT or reply.kind in ("offered", "acked"):  # an INFORM's goes to where that came from
+        if reply.deed and reply.kind == "offered":
+            self._conflicts.offered(told.site, reply.message.yiaddr)
+        if reply.deed or reply.kind == "offered" or port == BOOT_PORT:  # an INFORM's goes to where that came from
             self._memo.keep(question.datagram, told)
 
-    def _tell_again(self, told: _Told, reply: Reply, question: bytes, port: int, now: float) -> bool:
+    def _tell_again(self, told: _Told, question: bytes, port: int, now: float) -> bool:
         """The same answer to the same question, but for its transaction number.  True: something is left to the loop."""
+        reply, event = told.reply, told.event
         try:
             if told.framed is None:
                 raise OSError("late, or to a client with an address")
@@ -352,24 +356,15 @@ class DhcpService:
             self._frames.send(link, frame.to(question[4:8]))
         except OSError:
             self._send(reply.destination, reply.delay, Memo.again(told, question), port, told.link, told.site.address)
-        news = abs(now - told.event.at) > TELL_AGAIN  # the clock may have been set back
+        news = abs(now - event.at) > TELL_AGAIN  # the clock may have been set back
         if news:
-            told.event = replace(told.event, at=now, detail=_with_secs(told.event.detail, question[8:10]))
+            event = Event(now, event.mac, event.service, event.kind, _with_secs(event.detail, question[8:10]))
             self._see(told.client.mac, told.client.uuid, told.client, now)
-        self._context.journal.record(told.event)
+        told.event = self._context.journal.record(event)
         if abs(now - told.asked) >= Styles.APART:
             told.asked, news = now, True
-            self._progress.watch(reply, told.client.mac, lambda: told.client, told.event.detail, now)
-        return self._look_for_conflicts(reply.kind, reply.probe, told.site) or news or reply.delay > 0
-
-    def _look_for_conflicts(self, kind: str, probe: str, site: Site) -> bool:
-        """See that what is offered, and what will be offered next, is free.  False: there was nothing to look for."""
-        if kind != "offered" or site.network.mode != "server" or not site.network.probe:
-            return False
-        if probe:
-            self._conflicts.ask(site, probe)
-        self._conflicts.look_ahead(site)
-        return True
+            self._progress.watch(reply, told.client.mac, lambda: told.client, event.detail, now)
+        return news or reply.delay > 0
 
     def _keep(self, lease: Lease, mac: Mac | None, then: Callable[[], object] | None) -> None:
         """Call `then` once the lease is on disk.  If it cannot be: no answer, the binding is undone, somebody must look."""

@@ -10,6 +10,7 @@ import struct
 import sys
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 from pixieboot.serve.loop import DirectLoop
 from pixieboot.serve.ports import refusal
@@ -32,7 +33,6 @@ DONE as its answer says that it has left no callback and no timer to the loop.
 DONE = False
 
 log = logging.getLogger(__name__)
-dotted = lru_cache(4096)(socket.inet_ntoa)
 _packed = lru_cache(4096)(socket.inet_aton)
 
 
@@ -44,7 +44,8 @@ class UdpPort:
         self.port, self._alone = port, alone
         self._socket: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._on_datagram: OnDatagram | None = None
+        self._receive: Callable[[int, int], tuple[bytes, Any, int, Any]]  # as socket.recvmsg, since start
+        self._on_datagram: OnDatagram
         self._pktinfo: dict[tuple[int, str], list[tuple[int, int, bytes]]] = {}
         self._batch = 1  # as many as there are likely to be: to find nothing costs half as much as a datagram
         self._full = 0  # wake-ups in a row that brought a whole batch
@@ -73,7 +74,7 @@ class UdpPort:
     def start(self, on_datagram: OnDatagram) -> None:
         """Hand every datagram to on_datagram from now on, on the running loop."""
         assert self._socket is not None, "bind() first"
-        self._on_datagram, self._loop = on_datagram, asyncio.get_running_loop()
+        self._receive, self._on_datagram, self._loop = self._socket.recvmsg, on_datagram, asyncio.get_running_loop()
         if isinstance(self._loop, DirectLoop):
             self._loop.add_direct_reader(self._socket.fileno(), self._readable)
         else:
@@ -106,8 +107,7 @@ class UdpPort:
 
     def _readable(self) -> bool:
         """Take what is there, up to a limit.  True: something may be left for the loop to do."""
-        assert self._socket is not None and self._on_datagram is not None
-        receive, handle, busy = self._socket.recvmsg, self._on_datagram, False
+        receive, handle, busy = self._receive, self._on_datagram, False
         for taken in range(self._batch):
             try:
                 datagram, ancillary, _, peer = receive(LARGEST, _ANCILLARY)
@@ -120,10 +120,10 @@ class UdpPort:
                 log.warning("UDP port %d: %s", self.port, error.strerror)
                 return True
             try:
-                ifindex, local, to = _PKTINFO.unpack(ancillary[0][2])
-                if self._alone and to != local:
+                ifindex, local, ours = _arrival(ancillary[0][2])
+                if self._alone and not ours:
                     continue
-                if handle(datagram, peer, ifindex, dotted(local)) is not DONE:
+                if handle(datagram, peer, ifindex, local) is not DONE:
                     busy = True
             except Exception:
                 self.failures += 1
@@ -131,12 +131,19 @@ class UdpPort:
                 log.exception("UDP port %d: bug while handling %s from %s:%d", self.port, datagram.hex(), *peer)
             if self._socket is None:  # the handler closed us
                 return True
-        if self._batch == BATCH:
+        if self._batch == BATCH and self._socket:
             self.crowded = int.from_bytes(self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4), sys.byteorder) > self._deep
         self._full += 1
         if self._batch > 1 or self._full >= TRUST:
             self._batch = min(self._batch * 2, BATCH)  # more may be there: the next wake-up comes at once
         return busy
+
+
+@lru_cache(4096)
+def _arrival(info: bytes) -> tuple[int, str, bool]:
+    """What IP_PKTINFO tells: the interface, our address there, and whether it was sent to that."""
+    ifindex, local, to = _PKTINFO.unpack(info)
+    return ifindex, socket.inet_ntoa(local), to == local
 
 
 def _widen(sock: socket.socket) -> None:

@@ -28,7 +28,7 @@ from pixieboot.registry.sqlite import Discovered, StateStore
 from pixieboot.serve.context import Context
 from pixieboot.serve.dhcpd import DhcpService
 from pixieboot.serve.links import Link, Sites
-from pixieboot.wire.dhcp import encode
+from pixieboot.wire.dhcp import RELEASE, encode
 from tests.test_dhcp import BIOS, DISCOVER, HTTP, INFORM, IPXE, LINUX, NOW, OURS, PI, REQUEST, UEFI, a_message, aton
 
 ETH0 = Link(2, "eth0", b"\x52\x54\0\0\0\2", 1500, 0x43, 1, (IPv4Interface(f"{OURS}/24"),))
@@ -374,3 +374,18 @@ def test_a_clock_that_is_set_back_a_day_delays_nothing_by_a_day() -> None:
         both.ask(encode(a_message(DISCOVER, UEFI)), 67, ("0.0.0.0", 68))
         styles += [each.detail["style"] for each in both.sides[0].events if each.kind == "style"]
     assert len(styles) == 2, "the style changes after three questions, also of those who ask again"
+
+
+def test_who_waits_for_his_reservation_is_asked_to_move_once_it_is_free() -> None:
+    both, other = Both(Inventory.build(), NETWORKS["server"]), Mac("02:00:00:00:00:01")
+    for mac, address in ((other, "10.77.0.100"), (KNOWN, "10.77.0.101")):
+        for message in (a_message(DISCOVER), a_message(REQUEST, {50: aton(address), 54: aton(OURS)})):
+            both.ask(encode(replace(message, chaddr=mac.octets)), 67, ("0.0.0.0", 68))
+    both.edit(Inventory.build([Machine("web1", macs=(KNOWN,), address="10.77.0.100")]))
+    renewal = encode(a_message(REQUEST, chaddr=KNOWN.octets, ciaddr="10.77.0.101"))
+    for _ in range(2):
+        both.ask(renewal, 67, ("10.77.0.101", 68))
+        assert [each.kind for each in both.sides[1].events] in (["acked"], [])
+    both.ask(encode(a_message(RELEASE, chaddr=other.octets, ciaddr="10.77.0.100")), 67, ("10.77.0.100", 68))
+    both.ask(renewal, 67, ("10.77.0.101", 68))
+    assert [each.kind for each in both.sides[0].events] == ["naked"]
