@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pixieboot.dhcp import Destination, Reply, client_key
 from pixieboot.leases import Holder, Leases
@@ -37,6 +37,9 @@ class Remembered:
     client: Client
     reply: Reply
     datagram: bytes
+
+
+Kept = TypeVar("Kept", bound=Remembered)
 
 
 class Own(NamedTuple):
@@ -215,7 +218,7 @@ class _Cut:
         self.forms: dict[tuple[str, tuple[bytes, ...]], Form | None] = {}  # by style and kind; None: one of these was answered
 
 
-class Memo:
+class Memo(Generic[Kept]):
     """Replies by the datagram that asked, and forms by what the datagrams of one kind have in common.
 
     Valid while every fact (inventory, site, state, port, peer …) is the very same object or equal.
@@ -226,10 +229,10 @@ class Memo:
 
     def __init__(self, size: int = 2048) -> None:
         self._size = size
-        self._held: dict[bytes, tuple[bytes, Remembered]] = {}  # by the client and how its question begins; that question
+        self._held: dict[bytes, tuple[bytes, Kept]] = {}  # by the client and how its question begins; that question
         self._cuts: dict[tuple[int, bytes], list[_Cut]] = {}  # by the datagram's length and what stands where its type should
 
-    def find(self, datagram: bytes) -> Remembered | None:
+    def find(self, datagram: bytes) -> Kept | None:
         """What was answered to this datagram, xid and secs left aside.  The caller compares the facts."""
         held = self._held.get(datagram[_CHADDR] + datagram[_OPENING])
         return held[1] if held and held[0] == datagram[:4] + datagram[10:] else None
@@ -238,7 +241,7 @@ class Memo:
         """Can the answer to this be kept without those of other clients being lost?"""
         return len(self._held) < self._size or datagram[_CHADDR] + datagram[_OPENING] in self._held
 
-    def keep(self, datagram: bytes, remembered: Remembered) -> None:
+    def keep(self, datagram: bytes, remembered: Kept) -> None:
         if not self.has_room(datagram):
             self._held.clear()
         self._held[datagram[_CHADDR] + datagram[_OPENING]] = datagram[:4] + datagram[10:], remembered

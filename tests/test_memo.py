@@ -72,7 +72,7 @@ class Shop:
 
     def __init__(self, site: Site, assignment: Assignment = ASSIGNED) -> None:
         self.site, self.assignment = site, assignment
-        self.memo, self.leases = Memo(), Leases()
+        self.memo, self.leases = Memo[Any](), Leases()
 
     def plainly(self, message: Message) -> tuple[bytes, Reply, Client]:
         client = client_of(message)
@@ -190,7 +190,7 @@ def test_whatever_a_stranger_calls_itself(chaddr: bytes, guid: bytes, xid: int) 
 
 
 def test_datagrams_out_of_the_ordinary_teach_nothing() -> None:
-    memo, message = Memo(), asked(DISCOVER, BIOS, 1)
+    memo, message = Memo[Any](), asked(DISCOVER, BIOS, 1)
     plain = encode(message)
     for datagram in (plain[:240], plain[:236] + b"\x63\x82\x53\x63" + b"\x35\1\1\x35\1\1\xff", plain[:240] + b"\x34\1\1\xff"):
         memo.learn(datagram, "", lambda: pytest.fail("never asked"))
@@ -199,7 +199,7 @@ def test_datagrams_out_of_the_ordinary_teach_nothing() -> None:
 
 
 def test_the_same_question_gets_the_same_bytes_but_for_xid_and_secs() -> None:
-    lan, memo = Lan("proxy"), Memo(size=2)
+    lan, memo = Lan("proxy"), Memo[Any](size=2)
     first, again = a_message(DISCOVER, UEFI), a_message(DISCOVER, UEFI, xid=0xAABBCCDD, secs=9)
     answer = lan.reply(first)
     datagram = encode(first)
@@ -213,7 +213,7 @@ def test_the_same_question_gets_the_same_bytes_but_for_xid_and_secs() -> None:
 
 
 def test_what_a_client_asks_next_takes_the_place_of_what_began_alike() -> None:
-    lan, memo = Lan("proxy"), Memo()
+    lan, memo = Lan("proxy"), Memo[Any]()
     first, second = (a_message(DISCOVER, UEFI, flags=flags) for flags in (0, 0x8000))
     for message, other in ((first, second), (second, first)):
         memo.keep(encode(message), Remembered((), client_of(message), lan.reply(message), b""))
@@ -221,7 +221,7 @@ def test_what_a_client_asks_next_takes_the_place_of_what_began_alike() -> None:
 
 
 def test_a_memo_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    lan, memo = Lan("proxy"), Memo(size=2)
+    lan, memo = Lan("proxy"), Memo[Any](size=2)
     monkeypatch.setattr(Memo, "CUTS", 3)
     monkeypatch.setattr(Memo, "FORMS", 3)
     for number in range(9):
@@ -236,7 +236,7 @@ def test_a_memo_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_full_memo_has_room_for_what_it_holds() -> None:
-    lan, memo = Lan("proxy"), Memo(size=2)
+    lan, memo = Lan("proxy"), Memo[Any](size=2)
     first, second, third = (asked(DISCOVER, UEFI, number) for number in range(3))
 
     def keep(message: Message) -> None:

@@ -76,7 +76,7 @@ class DhcpService:
         self._frames = Frames()
         self.neighbours = Neighbours(context.sites, self._on_neighbour, clock)
         self._conflicts = Conflicts(context.sites, context.leases, clock, self._on_conflict, self._on_proxy_arp)
-        self._memo, self._progress, self._claims = Memo(), Progress(context), Claims()
+        self._memo, self._progress, self._claims = Memo[_Told](), Progress(context), Claims()
         self._said: dict[tuple[Mac | None, str], float] = {}
         self._cleared: set[int] = set()  # interfaces where server mode may lease: nobody else does
         self._probed: set[int] = set()
@@ -164,7 +164,7 @@ class DhcpService:
         inventory = context.registry.current
         facts = (inventory, sites.version, port, ifindex, local, peer if port == BOOT_PORT else None)
         told = self._memo.find(datagram)
-        if isinstance(told, _Told) and told.facts == facts and told.state is context.store.state(told.key):
+        if told and told.facts == facts and told.state is context.store.state(told.key):
             if told.reply.deed is None:
                 return self._tell_again(told, datagram, port, now)
             if lease := repeat(told.reply, context.leases, now):
@@ -348,23 +348,25 @@ class DhcpService:
 
     def _tell_again(self, told: _Told, question: bytes, port: int, now: float) -> bool:
         """The same answer to the same question, but for its transaction number.  True: something is left to the loop."""
-        reply, event = told.reply, told.event
+        news = abs(now - told.asked) >= Styles.APART  # the clock may have been set back
         try:
             if told.framed is None:
                 raise OSError("late, or to a client with an address")
             link, frame = told.framed
             self._frames.send(link, frame.to(question[4:8]))
         except OSError:
-            self._send(reply.destination, reply.delay, Memo.again(told, question), port, told.link, told.site.address)
-        news = abs(now - event.at) > TELL_AGAIN  # the clock may have been set back
-        if news:
+            to, delay = told.reply.destination, told.reply.delay
+            self._send(to, delay, Memo.again(told, question), port, told.link, told.site.address)
+            news = news or delay > 0
+        event = told.event
+        if news and abs(now - event.at) > TELL_AGAIN:
             event = Event(now, event.mac, event.service, event.kind, _with_secs(event.detail, question[8:10]))
             self._see(told.client.mac, told.client.uuid, told.client, now)
         told.event = self._context.journal.record(event)
-        if abs(now - told.asked) >= Styles.APART:
-            told.asked, news = now, True
-            self._progress.watch(reply, told.client.mac, lambda: told.client, event.detail, now)
-        return news or reply.delay > 0
+        if news:
+            told.asked = now
+            self._progress.watch(told.reply, told.client.mac, lambda: told.client, event.detail, now)
+        return news
 
     def _keep(self, lease: Lease, mac: Mac | None, then: Callable[[], object] | None) -> None:
         """Call `then` once the lease is on disk.  If it cannot be: no answer, the binding is undone, somebody must look."""

@@ -40,7 +40,7 @@ MENU = Profile("linux", kernel="k")
 SETTINGS = config.load(None, {})
 
 
-class Forgetful(Memo):
+class Forgetful(Memo[Any]):
     """Remembers nothing."""
 
     def find(self, datagram: bytes) -> None:
@@ -50,7 +50,7 @@ class Forgetful(Memo):
         return None
 
 
-class Counting(Memo):
+class Counting(Memo[Any]):
     """Tells how often a form was found."""
 
     found = 0
@@ -75,7 +75,7 @@ class Wire:
 class Service(DhcpService):
     """Without sockets, and without waiting."""
 
-    def __init__(self, context: Context, memo: Memo, clock: Callable[[], float]) -> None:
+    def __init__(self, context: Context, memo: Memo[Any], clock: Callable[[], float]) -> None:
         super().__init__(context, clock)
         self._memo, self.wire = memo, Wire()
         self._frames = self.wire  # type: ignore[assignment]
@@ -131,7 +131,7 @@ class Both:
         self.memo = Counting()
         self.sides = [self._side(inventory, network, memo, **changes) for memo in (self.memo, Forgetful())]
 
-    def _side(self, inventory: Inventory, network: Network, memo: Memo, **changes: Any) -> Side:
+    def _side(self, inventory: Inventory, network: Network, memo: Memo[Any], **changes: Any) -> Side:
         loaders = {Arch.X86_BIOS: "undionly.kpxe", Arch.X64_EFI: "ipxe.efi"}
         networks = (network, BEHIND) if network.mode == "server" else (network,)
         asked = replace(SETTINGS, networks=networks, loaders=loaders, **changes)
