@@ -92,7 +92,8 @@ class Form:
 
     def asker(self, own: Own, mac: Mac) -> Client:
         """This client, as far as its kind and its names go."""
-        return replace(self.client, mac=mac, uuid=uuid_in(own.guid))
+        kind = self.client
+        return Client(mac, kind.arch, kind.loader, uuid=uuid_in(own.guid), vendor_class=kind.vendor_class)
 
     def told(self, own: Own, who: Holder, address: str) -> Reply:
         """What `repeat` needs of the reply that this client would have had without a form."""
