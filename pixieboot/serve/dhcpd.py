@@ -16,6 +16,7 @@ from pixieboot.dhcp import Destination, Noted, Reply, client_of, network_of, rep
 from pixieboot.errors import OperatorError, WireError
 from pixieboot.inventory import Inventory
 from pixieboot.journal import is_plain
+from pixieboot.leases import Holder
 from pixieboot.memo import Form, Memo, Own, Remembered, form_of
 from pixieboot.model import NO_ADDRESS, NO_MAC, Arrival, Client, Event, Lease, Loader, Mac, MachineState, Site
 from pixieboot.pxe import RASPBERRY_PI_OUIS, Styles, uuid_in
@@ -276,30 +277,44 @@ class DhcpService:
                 return True
             lease, address = claimed, claimed.address
 
-        def tell() -> None:
-            dashed = own.chaddr.hex("-")
-            answer = form.answer(own, address, dashed)
-            self._transmit(answer, card, reply.destination, SERVER_PORT, form.link, form.site.address)
-            event = Event(now, mac, "dhcp", reply.kind, form.detail(own, address, dashed))
-            context.journal.record(event, plain=True)  # as that of the one whose form it is
-            if reply.kind == "offered":
-                self._see(mac, uuid_in(own.guid), form.client, now)
-                self._progress.watch(reply, mac, lambda: form.asker(own, mac), event.detail, now)
-                if who:
-                    self._conflicts.offered(form.site, address)
-            # More of those that return than fit would cost more to remember than it saves; a new one will not ask the same again.
-            if returns and self._memo.has_room(datagram):
-                told = form.told(own, who, address) if who else reply
-                encoded = answer[PAYLOAD:] if card else answer
-                kept = _Told(form.facts, form.asker(own, mac), told, encoded, mac, state, form.link, form.site, event, now)
-                kept.framed = (card, Repeatable(answer)) if card else None
-                self._memo.keep(datagram, kept)
-
+        # A method, not a function in here: all that such a one shares with this one would be wrapped anew for each client.
+        tell = partial(self._tell_stranger, form, own, mac, state, now, card, who, address, datagram if returns else b"")
         if lease and reply.kind == "acked":
             self._keep(lease, mac, tell)
         else:
             tell()
         return True
+
+    def _tell_stranger(
+        self,
+        form: Form,
+        own: Own,
+        mac: Mac,
+        state: MachineState,
+        now: float,
+        card: Link | None,
+        who: Holder | None,
+        address: str,
+        again: bytes,
+    ) -> None:
+        """Send it the form's answer, and note that.  again: its datagram, if it may well send the same again; else empty."""
+        reply, dashed = form.reply, own.chaddr.hex("-")
+        answer = form.answer(own, address, dashed)
+        self._transmit(answer, card, reply.destination, SERVER_PORT, form.link, form.site.address)
+        event = Event(now, mac, "dhcp", reply.kind, form.detail(own, address, dashed))
+        self._context.journal.record(event, plain=True)  # as that of the one whose form it is
+        if reply.kind == "offered":
+            self._see(mac, uuid_in(own.guid), form.client, now)
+            self._progress.watch(reply, mac, partial(form.asker, own, mac), event.detail, now)
+            if who:
+                self._conflicts.offered(form.site, address)
+        # More of those that return than fit would cost more to remember than it saves; a new one will not ask the same again.
+        if again and self._memo.has_room(again):
+            told = form.told(own, who, address) if who else reply
+            encoded = answer[PAYLOAD:] if card else answer
+            kept = _Told(form.facts, form.asker(own, mac), told, encoded, mac, state, form.link, form.site, event, now)
+            kept.framed = (card, Repeatable(answer)) if card else None
+            self._memo.keep(again, kept)
 
     def _uuid(self, mac: Mac, guid: bytes) -> str | None:
         """Who this is by option 97; an operating system does not send it, and is who its firmware was."""
