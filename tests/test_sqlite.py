@@ -386,10 +386,14 @@ def test_on_a_full_disk_the_log_is_emptied_for_what_the_file_has_room_for(disk: 
     store.close()
 
 
-def test_what_cannot_be_written_at_all_is_refused_and_the_next_lease_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lease", "why"),
+    [(replace(LEASE, hostname="\udcff"), "surrogates not allowed"), (replace(LEASE, address="nowhere"), "nowhere")],
+)
+def test_what_cannot_be_written_at_all_is_refused_and_the_next_lease_is_kept(lease: Lease, why: str, tmp_path: Path) -> None:
     async def work(store: StateStore) -> None:
-        with pytest.raises(StoreError, match="surrogates not allowed"):
-            await asyncio.wait_for(store.keep(replace(LEASE, hostname="\udcff")), 10)
+        with pytest.raises(StoreError, match=why):
+            await asyncio.wait_for(store.keep(lease), 10)
         await asyncio.wait_for(store.keep(LEASE), 10)
 
     store = kept(tmp_path / "state.db", work)

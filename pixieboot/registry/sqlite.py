@@ -300,15 +300,15 @@ class StateStore:
     def _commit(self, work: _Work) -> StoreError | None:
         """All of it durable, or nothing: one transaction; a single statement is one of its own."""
         now = time.time()
-        tables: dict[str, list[Row]] = {
-            "leases": [
-                (_number(x.address), str(x.client), str(x.mac), x.state._value_, x.expires, x.hostname, x.client_id.hex(), now)
-                for x in work.leases
-            ],
-            "machine_states": [(key, json.dumps(asdict(state))) for key, state in work.states.items()],
-            "discovered": [(str(x.mac), x.uuid, x.arch, x.vendor, x.first_seen, x.last_seen) for x in work.discovered.values()],
-        }
         try:
+            tables: dict[str, list[Row]] = {
+                "leases": [
+                    (_number(x.address), str(x.client), str(x.mac), x.state._value_, x.expires, x.hostname, x.client_id.hex(), now)
+                    for x in work.leases
+                ],
+                "machine_states": [(key, json.dumps(asdict(state))) for key, state in work.states.items()],
+                "discovered": [(str(x.mac), x.uuid, x.arch, x.vendor, x.first_seen, x.last_seen) for x in work.discovered.values()],
+            }
             try:
                 self._insert(tables)
             except sqlite3.Error as error:
