@@ -65,7 +65,8 @@ class Journal:
             for before in reversed(timeline):
                 if before.kind == event.kind and before.service == event.service:
                     # What is kept was bounded: a long text is compared as it would be.
-                    if before is event or (abs(event.at - before.at) < REPEAT_SECONDS and _bounded(event).detail == before.detail):
+                    soon = abs(event.at - before.at) < REPEAT_SECONDS
+                    if before is event or (soon and (event if plain else _bounded(event)).detail == before.detail):
                         before.repeated += 1
                         return before
                     repeated, before.repeated = before.repeated, 0

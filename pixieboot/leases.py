@@ -188,10 +188,11 @@ class Leases:
         now = self._tick(now)
         pools, record = self._pools(site), self._records.get(address)
         replaced: list[Lease] = []
-        if record is None or record.client != who.key or address not in pools.offered:
+        own = record is not None and record.client == who.key and record.state is not _DECLINED
+        if not own or address not in pools.offered:
             if not self._allowed(address, site, pools, reserved):
                 return f"{address} is neither in the pools of this network nor reserved for it"
-            if record and not self._free_for(address, who, reserved):
+            if record and not own and not self._free_for(address, who, reserved):
                 return f"{address} is {record.state.value} to {record.client or record.mac}"
             if record and (record.state is _BIND or record.state is _DECLINED):
                 replaced.append(record)
