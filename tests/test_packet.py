@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -46,6 +47,65 @@ def test_a_frame_reaches_a_client_that_nobody_has_in_its_arp_cache(hosts: tuple[
     frames.close()
     with pytest.raises(OSError, match="not open"):
         frames.send(link, b"")
+
+
+def arrived(listener: socket.socket) -> bytes:
+    """The payload of the next frame that comes in, broadcasts of IP only."""
+    with listener:
+        listener.settimeout(5)
+        return listener.recv(100)[42:]
+
+
+def listening(host: Host, interface: str) -> socket.socket:
+    with host.entered():
+        listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_IP))
+        listener.bind((interface, ETH_IP))
+    return listener
+
+
+@pytest.mark.needs_root
+def test_a_card_that_comes_back_under_its_number_is_served_again() -> None:
+    with Network("again") as network:
+        server, peer = network.host("server"), network.host("peer")
+        with server.entered():
+            frames = Frames()
+            frames.bind()
+            for payload in (b"before", b"after"):
+                server.ip("link", "add", "eth0", "index", "77", "type", "veth", "peer", "name", "peer0", "netns", peer.namespace)
+                peer.ip("link", "set", "peer0", "up")
+                server.ip("link", "set", "eth0", "up")
+                listener, link = listening(peer, "peer0"), eth0(server)
+                frame = udp_frame(b"\xff" * 6, link.mac, "10.5.0.1", 67, "255.255.255.255", 68, payload)
+                if payload == b"after":
+                    with pytest.raises(OSError, match="No such device"):  # goes by the kernel
+                        frames.send(link, frame)
+                frames.send(link, frame)
+                assert arrived(listener) == payload
+                server.ip("link", "delete", "eth0")
+            frames.close()
+
+
+@pytest.mark.needs_root
+def test_a_card_whose_name_another_took_is_not_mistaken_for_that() -> None:
+    with Network("names") as network:
+        server, first, second = network.host("server"), network.host("first"), network.host("second")
+        network.cable(server, "eth0", first, "eth0")
+        network.cable(server, "eth1", second, "eth0")
+        with server.entered():
+            frames = Frames()
+            frames.bind()
+            before = eth0(server)
+            for old, new in (("eth0", "eth2"), ("eth1", "eth0")):
+                server.ip("link", "set", old, "down")
+                server.ip("link", "set", old, "name", new)
+                server.ip("link", "set", new, "up")
+            frame = udp_frame(b"\xff" * 6, before.mac, "10.5.0.1", 67, "255.255.255.255", 68, b"first's")
+            with pytest.raises(OSError, match="eth0"):  # goes by the kernel
+                frames.send(before, frame)
+            listener = listening(first, "eth0")
+            frames.send(replace(before, name="eth2"), frame)
+            assert arrived(listener) == b"first's"
+            frames.close()
 
 
 @pytest.mark.needs_root

@@ -5,6 +5,7 @@ All three are AF_PACKET sockets, opened while the daemon is still root; afterwar
 
 import asyncio
 import ctypes
+import errno
 import logging
 import socket
 import struct
@@ -68,6 +69,10 @@ class Frames:
             sock.send(frame)
         except BlockingIOError:
             pass  # a full send buffer is a lost frame: the client asks again
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # its interface was deleted: one that comes may have the same number
+                self._spare.append(self._bound.pop(link.index))
+            raise
 
     def _tie(self, link: Link) -> socket.socket:
         """A socket for this interface: to name it with each frame costs as much again as to send one."""
@@ -77,6 +82,8 @@ class Frames:
             self._spare.append(self._bound.pop(next(iter(self._bound))))
         sock = self._spare[-1]
         sock.bind((link.name, 0))
+        if sock.getsockname()[4] != link.mac:
+            raise OSError(errno.ENODEV, f"{link.name} is another card by now")
         self._bound[link.index] = self._spare.pop()
         return sock
 
