@@ -136,20 +136,12 @@ class Form:
         return found
 
 
-def form_of(
-    message: Message,
-    client: Client,
-    reply: Reply,
-    encoded: bytes,
-    frame: bytes | None,
-    facts: tuple[object, ...],
-    site: Site,
-    link: int,
-) -> Form | None:
+def form_of(message: Message, told: Remembered, frame: bytes | None, site: Site, link: int) -> Form | None:
     """The form for this stranger's kind; None if more of its answer is its own than can be filled in.
 
-    frame: that which the encoded reply goes in; None: the kernel sends it.
+    frame: that which told.datagram goes in; None: the kernel sends it.
     """
+    client, reply, encoded = told.client, told.reply, told.datagram
     deed = reply.deed
     if (message.htype, message.hlen) != (1, 6) or message.ciaddr != NO_ADDRESS or client.loader is Loader.RASPBERRY_PI:
         return None
@@ -194,7 +186,7 @@ def form_of(
             bare[gap] = bytes(gap.stop - gap.start)
         totals = totals_of(bytes(bare))
     image = b"%b".join(piece.replace(b"%", b"%%") for piece in _between(frame or encoded, gaps))
-    return Form(facts, client, reply, site, link, image, pick, spread, totals, detail, path)
+    return Form(told.facts, client, reply, site, link, image, pick, spread, totals, detail, path)
 
 
 def _between(octets: bytes, gaps: Sequence[slice]) -> list[bytes]:
@@ -230,7 +222,7 @@ class Memo(Generic[Kept]):
 
     def __init__(self, size: int = 2048) -> None:
         self._size = size
-        self._held: dict[bytes, tuple[bytes, Kept]] = {}  # by the client and how its question begins; that question
+        self._held: dict[bytes, tuple[bytes, Kept]] = {}  # by the client and how its question begins; the question
         self._cuts: dict[tuple[int, bytes], list[_Cut]] = {}  # by the datagram's length and what stands where its type should
 
     def find(self, datagram: bytes) -> Kept | None:

@@ -558,6 +558,28 @@ def test_a_stranger_that_comes_back_is_answered_from_memory(host: Host, client: 
     asyncio.run(work())
 
 
+def test_a_stranger_that_comes_back_is_not_told_of_a_lease_that_cannot_be_kept(
+    host: Host, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with serving(host, tmp_path, SERVER) as served:
+            for number in (0x930, 0x931, 0x932):
+                who, options = mac(number), stranger(number)
+                (offer,) = await served.ask(client, DISCOVER, options, who)
+                options |= {50: bytes(map(int, offer.message.yiaddr.split("."))), 54: offer.message.options[54]}
+                assert await served.ask(client, REQUEST, options, who)
+            commit = StateStore._commit
+            monkeypatch.setattr(StateStore, "_commit", lambda *_: StoreError(28, "the disk is full"))
+            for _ in ("by the form", "from memory"):
+                assert await served.ask(client, REQUEST, options, who, wait=0.1) == []
+            assert len(served.service._memo._held) == 5 and not served.service._ports[67].failures
+            monkeypatch.setattr(StateStore, "_commit", commit)
+            (ack,) = await served.ask(client, REQUEST, options, who)
+            assert (ack.type, ack.message.yiaddr) == (ACK, offer.message.yiaddr)
+
+    asyncio.run(work())
+
+
 def test_who_is_known_by_its_uuid_alone_is_told_nothing_from_before_its_firmware_said_it(
     host: Host, client: Client, tmp_path: Path
 ) -> None:

@@ -82,8 +82,8 @@ class Shop:
 
     def learn(self, message: Message) -> bytes:
         encoded, reply, client = self.plainly(message)
-        frame = framed(encoded, reply)
-        self.memo.learn(encode(message), "", lambda: form_of(message, client, reply, encoded, frame, FACTS, self.site, 2))
+        told, frame = Remembered(FACTS, client, reply, encoded), framed(encoded, reply)
+        self.memo.learn(encode(message), "", lambda: form_of(message, told, frame, self.site, 2))
         return encoded
 
     def form(self, message: Message) -> tuple[Form, Own, Mac]:

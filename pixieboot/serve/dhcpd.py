@@ -16,7 +16,6 @@ from pixieboot.dhcp import Destination, Noted, Reply, client_of, network_of, rep
 from pixieboot.errors import OperatorError, WireError
 from pixieboot.inventory import Inventory
 from pixieboot.journal import is_plain
-from pixieboot.leases import Holder
 from pixieboot.memo import Form, Memo, Own, Remembered, form_of
 from pixieboot.model import NO_ADDRESS, NO_MAC, Arrival, Client, Event, Lease, Loader, Mac, MachineState, Site
 from pixieboot.pxe import RASPBERRY_PI_OUIS, Styles, uuid_in
@@ -250,7 +249,7 @@ class DhcpService:
             usual = alone and not asks and arrival.port == SERVER_PORT and is_plain(event.detail)
             if usual and style is not None and self._is_stranger(client.mac, guid):
                 _, frame = self._framed(answer.destination, encoded, SERVER_PORT, link, site.address) or (None, None)
-                made = partial(form_of, message, client, answer, encoded, frame, question.facts, site, link)
+                made = partial(form_of, message, told, frame, site, link)
                 self._memo.learn(question.datagram, style, made)
         elif isinstance(answer, Noted):
             self._keep(answer.lease, client.mac, None)
@@ -265,7 +264,6 @@ class DhcpService:
         context, reply, probing = self._context, form.reply, self.neighbours.probing
         if not self._is_stranger(mac, own.guid) or (probing and int.from_bytes(own.xid, "big") in probing):
             return False
-        card = context.sites.links[form.link] if form.totals else None
         who, address, returns, lease = form.holder(own, mac), NO_ADDRESS, True, None
         if who is not None:
             returns = context.leases.awaits(who.key, request=False)
@@ -276,45 +274,30 @@ class DhcpService:
                 self._ignore(mac, claimed, now)
                 return True
             lease, address = claimed, claimed.address
-
-        # A method, not a function in here: all that such a one shares with this one would be wrapped anew for each client.
-        tell = partial(self._tell_stranger, form, own, mac, state, now, card, who, address, datagram if returns else b"")
-        if lease and reply.kind == "acked":
-            self._keep(lease, mac, tell)
-        else:
-            tell()
-        return True
-
-    def _tell_stranger(
-        self,
-        form: Form,
-        own: Own,
-        mac: Mac,
-        state: MachineState,
-        now: float,
-        card: Link | None,
-        who: Holder | None,
-        address: str,
-        again: bytes,
-    ) -> None:
-        """Send it the form's answer, and note that.  again: its datagram, if it may well send the same again; else empty."""
-        reply, dashed = form.reply, own.chaddr.hex("-")
+        card, dashed = context.sites.links[form.link] if form.totals else None, own.chaddr.hex("-")
         answer = form.answer(own, address, dashed)
-        self._transmit(answer, card, reply.destination, SERVER_PORT, form.link, form.site.address)
         event = Event(now, mac, "dhcp", reply.kind, form.detail(own, address, dashed))
-        self._context.journal.record(event, plain=True)  # as that of the one whose form it is
-        if reply.kind == "offered":
+        if lease and reply.kind == "acked":
+            self._keep(lease, mac, partial(self._tell_stranger, form, answer, card, event))
+        else:
+            self._tell_stranger(form, answer, card, event)
             self._see(mac, uuid_in(own.guid), form.client, now)
             self._progress.watch(reply, mac, partial(form.asker, own, mac), event.detail, now)
-            if who:
+            if lease:
                 self._conflicts.offered(form.site, address)
         # More of those that return than fit would cost more to remember than it saves; a new one will not ask the same again.
-        if again and self._memo.has_room(again):
+        if returns and self._memo.has_room(datagram):
             told = form.told(own, who, address) if who else reply
             encoded = answer[PAYLOAD:] if card else answer
             kept = _Told(form.facts, form.asker(own, mac), told, encoded, mac, state, form.link, form.site, event, now)
             kept.framed = (card, Repeatable(answer)) if card else None
-            self._memo.keep(again, kept)
+            self._memo.keep(datagram, kept)
+        return True
+
+    def _tell_stranger(self, form: Form, answer: bytes, card: Link | None, event: Event) -> None:
+        """Send it the form's answer, which is a frame if there is a card for it, and note that."""
+        self._transmit(answer, card, form.reply.destination, SERVER_PORT, form.link, form.site.address)
+        self._context.journal.record(event, plain=True)  # as that of the one whose form it is
 
     def _uuid(self, mac: Mac, guid: bytes) -> str | None:
         """Who this is by option 97; an operating system does not send it, and is who its firmware was."""
@@ -363,7 +346,7 @@ class DhcpService:
 
     def _tell_again(self, told: _Told, question: bytes, port: int, now: float) -> bool:
         """The same answer to the same question, but for its transaction number.  True: something is left to the loop."""
-        news = abs(now - told.asked) >= Styles.APART  # the clock may have been set back
+        left = news = abs(now - told.asked) >= Styles.APART  # the clock may have been set back
         try:
             if told.framed is None:
                 raise OSError("late, or to a client with an address")
@@ -372,7 +355,7 @@ class DhcpService:
         except OSError:
             to, delay = told.reply.destination, told.reply.delay
             self._send(to, delay, Memo.again(told, question), port, told.link, told.site.address)
-            news = news or delay > 0
+            left = news or delay > 0
         event = told.event
         if news and abs(now - event.at) > TELL_AGAIN:
             event = Event(now, event.mac, event.service, event.kind, _with_secs(event.detail, question[8:10]))
@@ -381,7 +364,7 @@ class DhcpService:
         if news:
             told.asked = now
             self._progress.watch(told.reply, told.client.mac, lambda: told.client, event.detail, now)
-        return news
+        return left
 
     def _keep(self, lease: Lease, mac: Mac | None, then: Callable[[], object] | None) -> None:
         """Call `then` once the lease is on disk.  If it cannot be: no answer, the binding is undone, somebody must look."""
@@ -418,7 +401,7 @@ class DhcpService:
         return card, udp_frame(to.chaddr or BROADCAST_MAC, card.mac, source, port, to.address, to.port, encoded)
 
     def _transmit(self, octets: bytes, card: Link | None, to: Destination, port: int, link: int, source: str) -> None:
-        """octets: a frame for that card; without one a datagram for the kernel, which gets too what the card does not take."""
+        """octets: a frame for that card, or without one a datagram for the kernel, which also gets what the card does not take."""
         if card:
             try:
                 self._frames.send(card, octets)

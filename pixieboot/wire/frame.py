@@ -28,7 +28,7 @@ def totals_of(bare: bytes) -> tuple[int, int]:
 
 
 def checksum(total: int) -> bytes:
-    """Two octets.  A sum of 0 becomes 0xFFFF, as UDP wants it and IP allows."""
+    """The checksum over what has that total (RFC 1071), two octets.  A sum of 0 becomes 0xFFFF, as UDP wants it and IP allows."""
     return (0xFFFF - total % 0xFFFF).to_bytes(2, "big")
 
 

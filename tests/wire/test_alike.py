@@ -28,7 +28,7 @@ from pixieboot.registry.sqlite import Discovered, StateStore
 from pixieboot.serve.context import Context
 from pixieboot.serve.dhcpd import DhcpService
 from pixieboot.serve.links import Link, Sites
-from pixieboot.wire.dhcp import RELEASE, encode
+from pixieboot.wire.dhcp import RELEASE, decode, encode
 from tests.test_dhcp import BIOS, DISCOVER, HTTP, INFORM, IPXE, LINUX, NOW, OURS, PI, REQUEST, UEFI, a_message, aton
 
 ETH0 = Link(2, "eth0", b"\x52\x54\0\0\0\2", 1500, 0x43, 1, (IPv4Interface(f"{OURS}/24"),))
@@ -70,6 +70,13 @@ class Wire:
 
     def send(self, *sent: object) -> None:
         self.sent.append(sent)
+
+
+class Gone:
+    """A card that takes no frame."""
+
+    def send(self, *_: object) -> None:
+        raise OSError("the link is gone")
 
 
 class Service(DhcpService):
@@ -357,6 +364,19 @@ def test_an_address_of_three_octets_asks_for_none_of_a_client_answered_by_form_e
     for number in range(4):
         message = a_message(DISCOVER, {50: b"\1\2\3"}, chaddr=b"\2\0\0\0\0" + bytes((number,)))
         both.ask(encode(message), 67, ("0.0.0.0", 68))
+    assert both.memo.found
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_what_the_card_does_not_take_is_a_datagram_for_the_kernel(network: str) -> None:
+    both = Both(Inventory.build(), NETWORKS[network])
+    for side in both.sides:
+        side.service._frames = Gone()  # type: ignore[assignment]
+    for number in (1, 2, 3, 3):
+        both.ask(encode(a_message(DISCOVER, UEFI, chaddr=b"\2\0\0\0\0" + bytes((number,)))), 67, ("0.0.0.0", 68))
+        ((datagram, to, link, source),) = both.sides[0].service.wire.sent
+        assert isinstance(datagram, bytes) and decode(datagram).chaddr[5] == number
+        assert (to, link, source) == (("255.255.255.255", 68), 2, OURS)
     assert both.memo.found
 
 
