@@ -274,7 +274,8 @@ class DhcpService:
                 self._ignore(mac, claimed, now)
                 return True
             lease, address = claimed, claimed.address
-        card, dashed = context.sites.links[form.link] if form.totals else None, own.chaddr.hex("-")
+        card = context.sites.links[form.link] if form.totals else None
+        dashed = own.chaddr.hex("-")
         answer = form.answer(own, address, dashed)
         event = Event(now, mac, "dhcp", reply.kind, form.detail(own, address, dashed))
         if lease and reply.kind == "acked":
