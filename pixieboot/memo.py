@@ -24,6 +24,7 @@ _OWN = (HOST_NAME, REQUESTED_ADDRESS, CLIENT_ID, CLIENT_UUID)
 _NOTHING = slice(0, 0)
 _AT_ONCE = b"\0\0"  # secs of a client that has just begun to ask
 _KIND = slice(240, 243)  # most clients say first whether it is a DISCOVER or a REQUEST
+_ASKER = slice(24, 34)  # giaddr and chaddr: two relays may hand on the same question
 _OPENING = slice(240, 272)  # in which ROM, iPXE and operating system differ
 _DASHED = 17  # octets of a MAC's directory
 _Pick = Callable[[Sequence[bytes] | bytes], tuple[bytes, ...]]  # an itemgetter: these items, or these slices
@@ -222,22 +223,22 @@ class Memo(Generic[Kept]):
 
     def __init__(self, size: int = 2048) -> None:
         self._size = size
-        self._held: dict[bytes, tuple[bytes, Kept]] = {}  # by the client and how its question begins; the question
+        self._held: dict[bytes, tuple[bytes, Kept]] = {}  # by who asks and how the question begins; the question
         self._cuts: dict[tuple[int, bytes], list[_Cut]] = {}  # by the datagram's length and what stands where its type should
 
     def find(self, datagram: bytes) -> Kept | None:
         """What was answered to this datagram, xid and secs left aside.  The caller compares the facts."""
-        held = self._held.get(datagram[_CHADDR] + datagram[_OPENING])
+        held = self._held.get(datagram[_ASKER] + datagram[_OPENING])
         return held[1] if held and held[0] == datagram[:4] + datagram[10:] else None
 
     def has_room(self, datagram: bytes) -> bool:
         """Can the answer to this be kept without those of other clients being lost?"""
-        return len(self._held) < self._size or datagram[_CHADDR] + datagram[_OPENING] in self._held
+        return len(self._held) < self._size or datagram[_ASKER] + datagram[_OPENING] in self._held
 
     def keep(self, datagram: bytes, remembered: Kept) -> None:
         if not self.has_room(datagram):
             self._held.clear()
-        self._held[datagram[_CHADDR] + datagram[_OPENING]] = datagram[:4] + datagram[10:], remembered
+        self._held[datagram[_ASKER] + datagram[_OPENING]] = datagram[:4] + datagram[10:], remembered
 
     def forget(self, mac: Mac) -> None:
         """What this client was answered holds no more."""

@@ -220,6 +220,14 @@ def test_what_a_client_asks_next_takes_the_place_of_what_began_alike() -> None:
         assert memo.find(encode(message)) and not memo.find(encode(other))
 
 
+def test_what_two_relays_hand_on_of_one_client_is_remembered_for_both() -> None:
+    lan, memo = Lan("proxy"), Memo[Any]()
+    messages = [a_message(DISCOVER, UEFI, giaddr=relay) for relay in ("10.77.0.8", "10.77.0.9")]
+    for message in messages:
+        memo.keep(encode(message), Remembered((), client_of(message), lan.reply(message), b""))
+    assert all(memo.find(encode(message)) for message in messages)
+
+
 def test_a_memo_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     lan, memo = Lan("proxy"), Memo[Any](size=2)
     monkeypatch.setattr(Memo, "CUTS", 3)
