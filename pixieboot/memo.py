@@ -212,6 +212,11 @@ class _Cut:
         self.forms: dict[tuple[str, tuple[bytes, ...]], Form | None] = {}  # by style and kind; None: one of these was answered
 
 
+def _place(datagram: bytes) -> bytes:
+    """Under what an answer to it is held: who asks, and how the question begins."""
+    return datagram[_ASKER] + datagram[_OPENING]
+
+
 class Memo(Generic[Kept]):
     """Replies by the datagram that asked, and forms by what the datagrams of one kind have in common.
 
@@ -223,22 +228,22 @@ class Memo(Generic[Kept]):
 
     def __init__(self, size: int = 2048) -> None:
         self._size = size
-        self._held: dict[bytes, tuple[bytes, Kept]] = {}  # by who asks and how the question begins; the question
+        self._held: dict[bytes, tuple[bytes, Kept]] = {}  # by place; the question and its answer
         self._cuts: dict[tuple[int, bytes], list[_Cut]] = {}  # by the datagram's length and what stands where its type should
 
     def find(self, datagram: bytes) -> Kept | None:
         """What was answered to this datagram, xid and secs left aside.  The caller compares the facts."""
-        held = self._held.get(datagram[_ASKER] + datagram[_OPENING])
+        held = self._held.get(_place(datagram))
         return held[1] if held and held[0] == datagram[:4] + datagram[10:] else None
 
     def has_room(self, datagram: bytes) -> bool:
         """Can the answer to this be kept without those of other clients being lost?"""
-        return len(self._held) < self._size or datagram[_ASKER] + datagram[_OPENING] in self._held
+        return len(self._held) < self._size or _place(datagram) in self._held
 
     def keep(self, datagram: bytes, remembered: Kept) -> None:
         if not self.has_room(datagram):
             self._held.clear()
-        self._held[datagram[_ASKER] + datagram[_OPENING]] = datagram[:4] + datagram[10:], remembered
+        self._held[_place(datagram)] = datagram[:4] + datagram[10:], remembered
 
     def forget(self, mac: Mac) -> None:
         """What this client was answered holds no more."""

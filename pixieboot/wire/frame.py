@@ -9,6 +9,7 @@ BROADCAST_MAC = b"\xff" * 6
 TO, TARGET = slice(0, 6), slice(30, 34)  # MAC and address of the receiver
 IP_SUM, UDP_SUM = slice(24, 26), slice(40, 42)
 PAYLOAD = 42  # octets in front of it
+_XID = slice(46, 50)  # of the DHCP message in it
 _HEADERS = Struct("!6s6sHHHHHBBH4s4sHHHH")
 _IP, _ADDRESSES, _PORTS = 14, 26, 34  # where they begin
 _VERSION, _WHOLE, _HOPS, _UDP = 0x4500, 0x4000, 64, 17  # IPv4 without options; don't fragment
@@ -47,11 +48,10 @@ class Repeatable:
     __slots__ = ("_image", "_total")
 
     def __init__(self, frame: bytes) -> None:
-        before, between, behind = (part.replace(b"%", b"%%") for part in (frame[:40], frame[42:46], frame[50:]))
-        self._image = b"%b%%b%b%%b%b" % (before, between, behind)
-        self._total = int.from_bytes(frame[46:50], "big") + int.from_bytes(frame[40:42], "big")
+        parts = frame[: UDP_SUM.start], frame[UDP_SUM.stop : _XID.start], frame[_XID.stop :]
+        self._image = b"%b".join(part.replace(b"%", b"%%") for part in parts)
+        self._total = total_of(frame[_XID]) + total_of(frame[UDP_SUM])
 
     def to(self, xid: bytes) -> bytes:
         """The frame for the transaction with that number of four octets."""
-        udp = 0xFFFF - (int.from_bytes(xid, "big") - self._total) % 0xFFFF
-        return self._image % (udp.to_bytes(2, "big"), xid)
+        return self._image % (checksum(int.from_bytes(xid, "big") - self._total), xid)
