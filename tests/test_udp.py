@@ -218,6 +218,47 @@ def test_ports_that_close_in_their_own_handler_stop_reading() -> None:
     assert udp.BATCH == 64
 
 
+class Told:
+    """A Batch that notes what it hears, between the datagrams."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def begin(self) -> None:
+        self.heard.append("begin")
+
+    def flush(self) -> bool:
+        self.heard.append("flush")
+        return False
+
+
+def test_datagrams_that_come_together_are_a_batch_and_a_lone_one_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp, "TRUST", 2)
+    told = Told()
+
+    def on_datagram(datagram: bytes, *_: object) -> bool:
+        told.heard.append(datagram.decode())
+        if datagram == b"trip":
+            raise ZeroDivisionError("tripped")
+        return udp.DONE
+
+    async def work() -> None:
+        port = UdpPort(0)
+        port.bind()
+        assert port._socket is not None
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for datagram in ("1", "2", "3", "trip", "5"):
+                sender.sendto(datagram.encode(), ("127.0.0.1", port._socket.getsockname()[1]))
+            port.start(on_datagram, told)
+            async with asyncio.timeout(5):
+                while told.heard.count("flush") < 2:
+                    await asyncio.sleep(0.01)
+        port.close()
+
+    asyncio.run(work())
+    assert told.heard[:9] == ["1", "2", "begin", "3", "trip", "flush", "begin", "5", "flush"]
+
+
 def crowding(server: Host, client: Host, until_over: bool) -> list[bool]:
     """What `crowded` was with each of 300 datagrams that waited when the port began to read, four at a time."""
     port = listen(server)

@@ -23,17 +23,16 @@ from pixieboot.registry.sqlite import FRESH, StoreError
 from pixieboot.serve.claims import Claims, is_pixieboot
 from pixieboot.serve.conflicts import Conflicts
 from pixieboot.serve.context import Context
-from pixieboot.serve.links import ETHERNET, Link
+from pixieboot.serve.links import Link
 from pixieboot.serve.neighbours import Neighbour, Neighbours
-from pixieboot.serve.packet import Frames
 from pixieboot.serve.ports import others
 from pixieboot.serve.progress import Progress
+from pixieboot.serve.sender import Sender
 from pixieboot.serve.udp import DONE, UdpPort
 from pixieboot.wire.dhcp import CLIENT_ID, CLIENT_UUID, DHCPREQUEST, MESSAGE_TYPE, SERVER_ID, Message, decode, encode, spans
-from pixieboot.wire.frame import BROADCAST_MAC, PAYLOAD, Repeatable, udp_frame
+from pixieboot.wire.frame import PAYLOAD, Repeatable
 
 SERVER_PORT, BOOT_PORT = 67, 4011
-EVERYBODY = "255.255.255.255"
 TELL_AGAIN = 5.0  # seconds until an answer that is repeated counts as another fact for the journal
 SAY_AGAIN = 600.0  # seconds until the same silence towards the same client is noted again
 PROBE_EVERY = 3600.0
@@ -73,7 +72,7 @@ class DhcpService:
     def __init__(self, context: Context, clock: Callable[[], float] = time.time) -> None:
         self._context, self._clock = context, clock
         self._ports = {SERVER_PORT: UdpPort(SERVER_PORT), BOOT_PORT: UdpPort(BOOT_PORT)}
-        self._frames = Frames()
+        self._sender = Sender(self._ports, context.sites, self._on_unsent)
         self.neighbours = Neighbours(context.sites, self._on_neighbour, clock)
         self._conflicts = Conflicts(context.sites, context.leases, clock, self._on_conflict, self._on_proxy_arp)
         self._memo, self._progress, self._claims = Memo[_Told](), Progress(context), Claims()
@@ -100,7 +99,7 @@ class DhcpService:
         except OperatorError:
             self._claims.close()
             raise
-        self._frames.bind()
+        self._sender.bind()
         self._conflicts.bind()
         self.neighbours.bind()
         self._bound = True
@@ -133,7 +132,7 @@ class DhcpService:
         self.neighbours.start()
         self._conflicts.start()
         for number, port in self._ports.items():
-            port.start(partial(self._on_datagram, number))
+            port.start(partial(self._on_datagram, number), self._sender)
         try:
             await self._look_around(refuse=True)
             self._looked = True
@@ -150,7 +149,7 @@ class DhcpService:
             port.close()
         self.neighbours.close()
         self._conflicts.close()
-        self._frames.close()
+        self._sender.close()
         self._claims.close()
 
     # ------------------------------------------------------------------ datagrams
@@ -248,7 +247,7 @@ class DhcpService:
             asks = context.boot_api is not None  # about each
             usual = alone and not asks and arrival.port == SERVER_PORT and is_plain(event.detail)
             if usual and style is not None and self._is_stranger(client.mac, guid):
-                _, frame = self._framed(answer.destination, encoded, SERVER_PORT, link, site.address) or (None, None)
+                _, frame = self._sender.framed(answer.destination, encoded, SERVER_PORT, link, site.address) or (None, None)
                 made = partial(form_of, message, told, frame, site, link)
                 self._memo.learn(question.datagram, style, made)
         elif isinstance(answer, Noted):
@@ -297,7 +296,7 @@ class DhcpService:
 
     def _tell_stranger(self, form: Form, answer: bytes, card: Link | None, event: Event) -> None:
         """Send it the form's answer, which is a frame if there is a card for it, and note that."""
-        self._transmit(answer, card, form.reply.destination, SERVER_PORT, form.link, form.site.address)
+        self._sender.send(answer, card, form.reply.destination, SERVER_PORT, form.link, form.site.address)
         self._context.journal.record(event, plain=True)  # as that of the one whose form it is
 
     def _uuid(self, mac: Mac, guid: bytes) -> str | None:
@@ -348,15 +347,13 @@ class DhcpService:
     def _tell_again(self, told: _Told, question: bytes, port: int, now: float) -> bool:
         """The same answer to the same question, but for its transaction number.  True: something is left to the loop."""
         left = news = abs(now - told.asked) >= Styles.APART  # the clock may have been set back
-        try:
-            if told.framed is None:
-                raise OSError("late, or to a client with an address")
-            link, frame = told.framed
-            self._frames.send(link, frame.to(question[4:8]))
-        except OSError:
-            to, delay = told.reply.destination, told.reply.delay
-            self._send(to, delay, Memo.again(told, question), port, told.link, told.site.address)
-            left = news or delay > 0
+        to, source = told.reply.destination, told.site.address
+        if told.framed:
+            card, frame = told.framed
+            self._sender.send(frame.to(question[4:8]), card, to, port, told.link, source)
+        else:  # late, or to a client with an address
+            self._send(to, told.reply.delay, Memo.again(told, question), port, told.link, source)
+            left = news or told.reply.delay > 0
         event = told.event
         if news and abs(now - event.at) > TELL_AGAIN:
             event = Event(now, event.mac, event.service, event.kind, _with_secs(event.detail, question[8:10]))
@@ -377,44 +374,20 @@ class DhcpService:
                 return
             self._context.leases.kept(lease)
             if then:
+                self._sender.begin_turn()  # of many that were kept together
                 then()
 
         self._context.store.submit(lease, kept)
 
     def _send(self, to: Destination, delay: float, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
         """Send, at once or after the delay that some ROMs need; link 0: as the kernel routes.  The frame, if it went as one."""
-        framed = self._framed(to, encoded, port, link, source)
+        framed = self._sender.framed(to, encoded, port, link, source)
         card, octets = framed or (None, encoded)
         if delay > 0:
-            asyncio.get_running_loop().call_later(delay, self._transmit, octets, card, to, port, link, source)
+            asyncio.get_running_loop().call_later(delay, self._sender.send, octets, card, to, port, link, source)
             return None
-        self._transmit(octets, card, to, port, link, source)
+        self._sender.send(octets, card, to, port, link, source)
         return framed
-
-    def _framed(self, to: Destination, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
-        """A frame of our own, to a client that has no address yet, or to all, and the card for it.  None: the kernel sends it.
-
-        The kernel could broadcast too, but hears itself then, and needs twice as long.
-        """
-        card = self._context.sites.link(link) if to.chaddr or to.address == EVERYBODY else None
-        if card is None or card.type != ETHERNET:
-            return None
-        return card, udp_frame(to.chaddr or BROADCAST_MAC, card.mac, source, port, to.address, to.port, encoded)
-
-    def _transmit(self, octets: bytes, card: Link | None, to: Destination, port: int, link: int, source: str) -> None:
-        """octets: a frame for that card, or without one a datagram for the kernel, which also gets what the card does not take."""
-        if card:
-            try:
-                self._frames.send(card, octets)
-                return
-            except OSError:
-                octets = octets[PAYLOAD:]
-        # To a card without an address it cannot be done otherwise: RFC 2131 §4.1 allows the broadcast instead.
-        address = EVERYBODY if to.chaddr else to.address
-        try:
-            self._ports[port].send(octets, (address, to.port), link, source)
-        except OSError as error:
-            self._record(None, "not sent", {"to": address, "why": str(error.strerror)}, "warning")
 
     def _see(self, mac: Mac, uuid: str | None, kind: Client, now: float) -> None:
         """Note a machine that boots over the network, described or not.  kind: itself, or one like it."""
@@ -472,6 +445,9 @@ class DhcpService:
         """A client took the offer of that server."""
         if named not in ("", NO_ADDRESS) and self._context.sites.of_address(named) is None:
             self.neighbours.named(ifindex, site.interface, named)
+
+    def _on_unsent(self, address: str, why: str) -> None:
+        self._record(None, "not sent", {"to": address, "why": why}, "warning")
 
     def _on_neighbour(self, other: Neighbour) -> None:
         site = self._context.sites.at(other.ifindex)

@@ -10,7 +10,7 @@ import struct
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from pixieboot.serve.loop import DirectLoop
 from pixieboot.serve.ports import refusal
@@ -32,6 +32,17 @@ DONE as its answer says that it has left no callback and no timer to the loop.
 """
 DONE = False
 
+
+class Batch(Protocol):
+    """Who wants to know which datagrams are handed on in one go."""
+
+    def begin(self) -> None:
+        """They come now."""
+
+    def flush(self) -> bool:
+        """That was the last of them.  As OnDatagram."""
+
+
 log = logging.getLogger(__name__)
 _packed = lru_cache(4096)(socket.inet_aton)
 
@@ -46,6 +57,7 @@ class UdpPort:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._receive: Callable[[int, int], tuple[bytes, Any, int, Any]]  # as socket.recvmsg, since start
         self._on_datagram: OnDatagram
+        self._together: Batch | None = None
         self._pktinfo: dict[tuple[int, str], list[tuple[int, int, bytes]]] = {}
         self._batch = 1  # as many as there are likely to be: to find nothing costs half as much as a datagram
         self._full = 0  # wake-ups in a row that brought a whole batch
@@ -71,10 +83,11 @@ class UdpPort:
             raise refusal(error, self.port, "udp") from None
         self._socket = sock
 
-    def start(self, on_datagram: OnDatagram) -> None:
-        """Hand every datagram to on_datagram from now on, on the running loop."""
+    def start(self, on_datagram: OnDatagram, batch: Batch | None = None) -> None:
+        """Hand every datagram to on_datagram from now on, on the running loop; batch hears of those that come together."""
         assert self._socket is not None, "bind() first"
         self._receive, self._on_datagram, self._loop = self._socket.recvmsg, on_datagram, asyncio.get_running_loop()
+        self._together = batch
         if isinstance(self._loop, DirectLoop):
             self._loop.add_direct_reader(self._socket.fileno(), self._readable)
         else:
@@ -108,6 +121,9 @@ class UdpPort:
     def _readable(self) -> bool:
         """Take what is there, up to a limit.  True: something may be left for the loop to do."""
         receive, handle, busy = self._receive, self._on_datagram, False
+        together = self._together if self._batch > 1 else None
+        if together:
+            together.begin()
         for taken in range(self._batch):
             try:
                 datagram, ancillary, _, peer = receive(LARGEST, _ANCILLARY)
@@ -115,10 +131,11 @@ class UdpPort:
                 self._batch, self.crowded = max(self._batch // 2, 1), False
                 if taken < 2:
                     self._full = 0
-                return busy
+                break
             except OSError as error:  # ENETDOWN and the like come up here once: the socket stays good
                 log.warning("UDP port %d: %s", self.port, error.strerror)
-                return True
+                busy = True
+                break
             try:
                 ifindex, local, ours = _arrival(ancillary[0][2])
                 if self._alone and not ours:
@@ -130,13 +147,16 @@ class UdpPort:
                 busy = True
                 log.exception("UDP port %d: bug while handling %s from %s:%d", self.port, datagram.hex(), *peer)
             if self._socket is None:  # the handler closed us
-                return True
-        if self._batch == BATCH and self._socket:
-            self.crowded = int.from_bytes(self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4), sys.byteorder) > self._deep
-        self._full += 1
-        if self._batch > 1 or self._full >= TRUST:
-            self._batch = min(self._batch * 2, BATCH)  # more may be there: the next wake-up comes at once
-        return busy
+                busy = True
+                break
+        else:
+            if self._batch == BATCH and self._socket:
+                used = self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4)
+                self.crowded = int.from_bytes(used, sys.byteorder) > self._deep
+            self._full += 1
+            if self._batch > 1 or self._full >= TRUST:
+                self._batch = min(self._batch * 2, BATCH)  # more may be there: the next wake-up comes at once
+        return (together.flush() or busy) if together else busy
 
 
 @lru_cache(4096)

@@ -85,8 +85,8 @@ class Service(DhcpService):
     def __init__(self, context: Context, memo: Memo[Any], clock: Callable[[], float]) -> None:
         super().__init__(context, clock)
         self._memo, self.wire = memo, Wire()
-        self._frames = self.wire  # type: ignore[assignment]
-        self._ports = dict.fromkeys(self._ports, self.wire)  # type: ignore[arg-type]
+        self._sender._frames = self.wire  # type: ignore[assignment]
+        self._sender._ports = self._ports = dict.fromkeys(self._ports, self.wire)  # type: ignore[arg-type]
 
     def _send(self, to: Destination, delay: float, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
         if delay:
@@ -371,7 +371,7 @@ def test_an_address_of_three_octets_asks_for_none_of_a_client_answered_by_form_e
 def test_what_the_card_does_not_take_is_a_datagram_for_the_kernel(network: str) -> None:
     both = Both(Inventory.build(), NETWORKS[network])
     for side in both.sides:
-        side.service._frames = Gone()  # type: ignore[assignment]
+        side.service._sender._frames = Gone()  # type: ignore[assignment]
     for number in (1, 2, 3, 3):
         both.ask(encode(a_message(DISCOVER, UEFI, chaddr=b"\2\0\0\0\0" + bytes((number,)))), 67, ("0.0.0.0", 68))
         ((datagram, to, link, source),) = both.sides[0].service.wire.sent

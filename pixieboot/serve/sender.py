@@ -1,0 +1,88 @@
+"""The way out of DHCP answers: as frames of our own, or as datagrams of the kernel; one by one, or all of a batch together.
+
+Each that leaves wakes whoever waits for it.  Those of a batch leave at its end: the first wakes the other side, and the rest
+are there before it has gone back to sleep.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from pixieboot.dhcp import Destination
+from pixieboot.serve.links import ETHERNET, Link, Sites
+from pixieboot.serve.packet import Frames
+from pixieboot.serve.udp import DONE, UdpPort
+from pixieboot.wire.frame import BROADCAST_MAC, PAYLOAD, udp_frame
+
+EVERYBODY = "255.255.255.255"
+
+
+class Sender:
+    """Sends the answers of one daemon, from its ports 67 and 4011."""
+
+    def __init__(self, ports: Mapping[int, UdpPort], sites: Sites, on_failure: Callable[[str, str], object]) -> None:
+        """on_failure(address, why) is told of each answer that could not leave."""
+        self._ports, self._sites, self._on_failure = ports, sites, on_failure
+        self._frames = Frames()
+        self._gathered: list[tuple[bytes, Link | None, Destination, int, int, str]] | None = None  # None: each leaves at once
+
+    def bind(self) -> None:
+        """Open the packet sockets; needs root."""
+        self._frames.bind()
+
+    def close(self) -> None:
+        self._frames.close()
+
+    def framed(self, to: Destination, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
+        """A frame of our own, to a client that has no address yet, or to all, and the card for it.  None: the kernel sends it.
+
+        The kernel could broadcast too, but hears itself then, and needs twice as long.
+        """
+        card = self._sites.link(link) if to.chaddr or to.address == EVERYBODY else None
+        if card is None or card.type != ETHERNET:
+            return None
+        return card, udp_frame(to.chaddr or BROADCAST_MAC, card.mac, source, port, to.address, to.port, encoded)
+
+    def send(self, octets: bytes, card: Link | None, to: Destination, port: int, link: int, source: str) -> None:
+        """octets: a frame for that card, or without one a datagram for the kernel, which also gets what the card does not take.
+
+        link 0: as the kernel routes.
+        """
+        if self._gathered is None:
+            self._let_go(octets, card, to, port, link, source)
+        else:
+            self._gathered.append((octets, card, to, port, link, source))
+
+    def begin(self) -> None:
+        """Gather what is sent from now on, until `flush`."""
+        self.flush()
+        self._gathered = []
+
+    def begin_turn(self) -> None:
+        """Gather what is sent in this turn of the loop, if nobody does already."""
+        if self._gathered is None:
+            self._gathered = []
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> bool:
+        """Send what was gathered, and gather no more.  DONE, unless something could not leave and was told."""
+        gathered, self._gathered = self._gathered or (), None
+        told = DONE
+        for answer in gathered:
+            told = self._let_go(*answer) or told
+        return told
+
+    def _let_go(self, octets: bytes, card: Link | None, to: Destination, port: int, link: int, source: str) -> bool:
+        if card:
+            try:
+                self._frames.send(card, octets)
+                return DONE
+            except OSError:
+                octets = octets[PAYLOAD:]
+        # To a card without an address it cannot be done otherwise: RFC 2131 §4.1 allows the broadcast instead.
+        address = EVERYBODY if to.chaddr else to.address
+        try:
+            self._ports[port].send(octets, (address, to.port), link, source)
+        except OSError as error:
+            self._on_failure(address, str(error.strerror))
+            return True
+        return DONE
