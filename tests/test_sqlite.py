@@ -16,7 +16,7 @@ import pytest
 
 from pixieboot.errors import OperatorError
 from pixieboot.model import Lease, LeaseState, Mac, MachineState
-from pixieboot.registry.sqlite import StateStore, StoreError
+from pixieboot.registry.sqlite import ROWS, StateStore, StoreError
 
 MAC = Mac("52:54:00:12:34:56")
 LEASE = Lease("192.168.77.100", MAC, MAC, LeaseState.BOUND, 2e9, "web1", b"\1\x52\x54\0\x12\x34\x56")
@@ -68,6 +68,33 @@ def test_leases_that_queue_up_share_a_commit(tmp_path: Path, monkeypatch: pytest
 
     kept(tmp_path / "state.db", work).close()
     assert sum(batches) == 200 and len(batches) <= 10
+
+
+def test_leases_are_given_to_the_disk_once_no_more_come_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: list[int] = []
+    give = StateStore._give
+
+    def counted(self: StateStore, work: Any) -> None:
+        pieces.append(len(work.leases))
+        give(self, work)
+
+    monkeypatch.setattr(StateStore, "_give", counted)
+
+    async def work(store: StateStore) -> None:
+        kept = asyncio.Semaphore(0)
+
+        async def submit(number: int) -> None:
+            for address in range(number):
+                store.submit(replace(LEASE, address=f"10.{number}.0.{address}"), lambda error: kept.release())
+                await asyncio.sleep(0)  # a turn of the loop brings one
+            for _ in range(number):
+                await kept.acquire()
+
+        for number in (1, 7, ROWS + 7):
+            await submit(number)
+
+    kept(tmp_path / "state.db", work).close()
+    assert pieces[:3] == [1, 7, ROWS] and sum(pieces) == 1 + 7 + ROWS + 7
 
 
 def test_what_nobody_waits_for_is_written_too_while_leases_come_without_end(

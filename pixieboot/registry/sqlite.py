@@ -256,9 +256,16 @@ class StateStore:
         self._rest_timed, self._rest_now, self._rest_given = False, True, time.monotonic()
         self._hand_over()
 
-    def _hand_over(self) -> None:
-        """Give the writer what is due, once it has written what it had: the larger the piece, the fewer the fsyncs."""
+    def _hand_over(self, before: int = 0) -> None:
+        """Give the writer what is due, once it has written what it had: the larger the piece, the fewer the fsyncs.
+
+        before: so many leases were due a turn of the loop ago.  While more come in, up to a statement of them, it waits.
+        """
         if self._writing:
+            return
+        due = len(self._leases_due.waiting)
+        if before < due < ROWS:
+            self._running().call_soon(self._hand_over, due)
             return
         if self._leases_due.waiting:
             self._give(self._leases_due)
