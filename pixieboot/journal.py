@@ -78,7 +78,7 @@ class Journal:
             event = _bounded(event)
         timeline.append(event)
         self._recent.append((next(self._numbers), event))
-        if mac is not None:
+        if mac is not None and event.kind != "offered":  # who is offered an address merely does not have it yet
             for name in ("address", "peer", "serial"):
                 if name in event.detail:
                     self._macs[event.detail[name]] = mac

@@ -209,6 +209,10 @@ class StateStore:
         """What was noted of the machine with this MAC, if it ever asked for anything."""
         return self._discovered.get(mac)
 
+    def may_see(self, mac: Mac) -> bool:
+        """Is there room to note this machine?  Else `see` does nothing."""
+        return len(self._discovered) < DISCOVERED or mac in self._discovered
+
     def see(self, mac: Mac, uuid: str | None, arch: str | None, vendor: str, now: float) -> bool:
         """Note that a machine asked for something.  True: it was never seen before."""
         known = self._discovered.get(mac)

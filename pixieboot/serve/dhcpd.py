@@ -281,7 +281,8 @@ class DhcpService:
             self._keep(lease, mac, partial(self._tell_stranger, form, answer, card, event))
         else:
             self._tell_stranger(form, answer, card, event)
-            self._see(mac, uuid_in(own.guid), form.client, now)
+            if context.store.may_see(mac):
+                self._see(mac, uuid_in(own.guid), form.client, now)
             self._progress.watch(reply, mac, partial(form.asker, own, mac), event.detail, now)
             if lease:
                 self._conflicts.offered(form.site, address)
