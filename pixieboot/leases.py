@@ -209,6 +209,10 @@ class Leases:
             self._before[id(lease)] = lease, replaced
         return lease
 
+    def replaces(self, lease: Lease) -> bool:
+        """Does this binding, which is not kept yet, stand in the place of another?"""
+        return id(lease) in self._before
+
     def kept(self, lease: Lease) -> None:
         """The store has this binding: there is no undoing it any more."""
         self._before.pop(id(lease), None)

@@ -17,7 +17,7 @@ from pixieboot.errors import OperatorError, WireError
 from pixieboot.inventory import Inventory
 from pixieboot.journal import is_plain
 from pixieboot.memo import Form, Memo, Own, Remembered, form_of
-from pixieboot.model import NO_ADDRESS, NO_MAC, Arrival, Client, Event, Lease, Loader, Mac, MachineState, Site
+from pixieboot.model import NO_ADDRESS, NO_MAC, Arrival, Client, Event, Lease, LeaseState, Loader, Mac, MachineState, Site
 from pixieboot.pxe import RASPBERRY_PI_OUIS, Styles, uuid_in
 from pixieboot.registry.sqlite import FRESH, StoreError
 from pixieboot.serve.claims import Claims, is_pixieboot
@@ -265,7 +265,6 @@ class DhcpService:
             return False
         who, address, returns, lease = form.holder(own, mac), NO_ADDRESS, True, None
         if who is not None:
-            returns = context.leases.awaits(who.key, request=False)
             claimed = form.claim(own, who, context.leases, now)
             if isinstance(claimed, str):
                 if reply.kind == "acked":
@@ -273,6 +272,7 @@ class DhcpService:
                 self._ignore(mac, claimed, now)
                 return True
             lease, address = claimed, claimed.address
+            returns = context.leases.replaces(lease) if reply.kind == "acked" else lease.state is LeaseState.BOUND
         card = context.sites.links[form.link] if form.totals else None
         dashed = own.chaddr.hex("-")
         answer = form.answer(own, address, dashed)

@@ -116,6 +116,8 @@ class Store:
     def has_room(self, key: str) -> bool:
         return True
 
+    may_see = has_room
+
     def see(self, mac: Mac, uuid: str | None, arch: str | None, vendor: str, now: float) -> bool:
         known = self._discovered.get(mac)
         self._discovered[mac] = Discovered(mac, uuid or (known.uuid if known else None), arch, vendor, now, now)
