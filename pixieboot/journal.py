@@ -78,8 +78,9 @@ class Journal:
             event = _bounded(event)
         timeline.append(event)
         self._recent.append((next(self._numbers), event))
-        if mac is not None and event.kind != "offered":  # who is offered an address merely does not have it yet
-            for name in ("address", "peer", "serial"):
+        if mac is not None:
+            # Who is offered an address does not have it yet; its serial number it has.
+            for name in ("serial",) if event.kind == "offered" else ("address", "peer", "serial"):
                 if name in event.detail:
                     self._macs[event.detail[name]] = mac
                     if len(self._macs) > MACHINES:

@@ -90,6 +90,14 @@ def test_a_request_without_a_mac_is_joined_by_its_address() -> None:
     assert journal.mac_of("10.0.0.9") == MAC and journal.mac_of("10.0.0.8") is None
 
 
+def test_an_address_is_not_its_machines_before_it_is_acknowledged_but_a_serial_number_is() -> None:
+    journal = Journal(io.StringIO())
+    journal.record(Event(1.0, MAC, "dhcp", "offered", {"address": "10.0.0.9", "serial": "9abcdef0"}))
+    assert journal.mac_of("10.0.0.9") is None and journal.mac_of("9abcdef0") == MAC
+    journal.record(Event(2.0, MAC, "dhcp", "acked", {"address": "10.0.0.9"}))
+    assert journal.mac_of("10.0.0.9") == MAC
+
+
 def test_no_address_is_nobodys() -> None:
     journal = Journal(io.StringIO())
     journal.record(Event(1.0, MAC, "http", "sent", {"peer": ""}))
