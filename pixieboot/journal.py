@@ -79,8 +79,7 @@ class Journal:
         timeline.append(event)
         self._recent.append((next(self._numbers), event))
         if mac is not None:
-            # Who is offered an address does not have it yet; its serial number it has.
-            for name in ("serial",) if event.kind == "offered" else ("address", "peer", "serial"):
+            for name in ("address", "peer", "serial"):  # an offer's too: the ROM of a Raspberry Pi 3 takes it without a REQUEST
                 if name in event.detail:
                     self._macs[event.detail[name]] = mac
                     if len(self._macs) > MACHINES:

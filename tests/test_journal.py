@@ -90,12 +90,12 @@ def test_a_request_without_a_mac_is_joined_by_its_address() -> None:
     assert journal.mac_of("10.0.0.9") == MAC and journal.mac_of("10.0.0.8") is None
 
 
-def test_an_address_is_not_its_machines_before_it_is_acknowledged_but_a_serial_number_is() -> None:
+def test_an_address_merely_offered_is_its_machines_too_for_a_raspberry_pi_3_takes_it_without_a_request() -> None:
     journal = Journal(io.StringIO())
     journal.record(Event(1.0, MAC, "dhcp", "offered", {"address": "10.0.0.9", "serial": "9abcdef0"}))
-    assert journal.mac_of("10.0.0.9") is None and journal.mac_of("9abcdef0") == MAC
-    journal.record(Event(2.0, MAC, "dhcp", "acked", {"address": "10.0.0.9"}))
-    assert journal.mac_of("10.0.0.9") == MAC
+    assert journal.mac_of("10.0.0.9") == journal.mac_of("9abcdef0") == MAC
+    journal.record(Event(2.0, None, "tftp", "sent", {"peer": "10.0.0.9", "path": "bootcode.bin"}))
+    assert [event.kind for event in journal.timeline(MAC)] == ["offered", "sent"]
 
 
 def test_no_address_is_nobodys() -> None:

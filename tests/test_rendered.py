@@ -50,7 +50,7 @@ def test_text_at(tmp_path: Path, path: str, expected: bytes | None) -> None:
     with serving(tmp_path, registry=REGISTRY) as host:
         pi = Mac("dc:a6:32:00:00:01")
         host.context.journal.record(Event(1.0, Mac(MAC), "http", "script", {"peer": "192.0.2.99"}))
-        host.context.journal.record(Event(1.0, pi, "dhcp", "acked", {"serial": "9abcdef0", "address": "192.0.2.77"}))
+        host.context.journal.record(Event(1.0, pi, "dhcp", "offered", {"serial": "9abcdef0", "address": "192.0.2.77"}))
         place = find(path)
         assert isinstance(place, Rendered)
         text = text_at(place, host.context, host.context.sites.sites[0], ASKED_BY.get(path, "192.0.2.99"))
