@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pixieboot.dhcp import Destination, Noted, Reply, client_of, network_of, repeat, respond, selector
+from pixieboot.dhcp import Noted, Reply, client_of, network_of, repeat, respond, selector
 from pixieboot.errors import OperatorError, WireError
 from pixieboot.inventory import Inventory
 from pixieboot.journal import is_plain
@@ -336,7 +336,7 @@ class DhcpService:
     def _tell(self, told: _Told, question: _Question) -> None:
         """Send, note, remember, and see that what was offered is free."""
         reply, port = told.reply, question.arrival.port
-        if framed := self._send(reply.destination, reply.delay, told.datagram, port, told.link, told.site.address):
+        if framed := self._sender.reply(reply.destination, reply.delay, told.datagram, port, told.link, told.site.address):
             told.framed = framed[0], Repeatable(framed[1])
         told.event = self._context.journal.record(told.event)
         self._progress.watch(reply, told.client.mac, lambda: told.client, told.event.detail, question.arrival.now)
@@ -353,7 +353,7 @@ class DhcpService:
             card, frame = told.framed
             self._sender.send(frame.to(question[4:8]), card, to, port, told.link, source)
         else:  # late, or to a client with an address
-            self._send(to, told.reply.delay, Memo.again(told, question), port, told.link, source)
+            self._sender.reply(to, told.reply.delay, Memo.again(told, question), port, told.link, source)
             left = news or told.reply.delay > 0
         event = told.event
         if news and abs(now - event.at) > TELL_AGAIN:
@@ -379,16 +379,6 @@ class DhcpService:
                 then()
 
         self._context.store.submit(lease, kept)
-
-    def _send(self, to: Destination, delay: float, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
-        """Send, at once or after the delay that some ROMs need; link 0: as the kernel routes.  The frame, if it went as one."""
-        framed = self._sender.framed(to, encoded, port, link, source)
-        card, octets = framed or (None, encoded)
-        if delay > 0:
-            asyncio.get_running_loop().call_later(delay, self._sender.send, octets, card, to, port, link, source)
-            return None
-        self._sender.send(octets, card, to, port, link, source)
-        return framed
 
     def _see(self, mac: Mac, uuid: str | None, kind: Client, now: float) -> None:
         """Note a machine that boots over the network, described or not.  kind: itself, or one like it."""

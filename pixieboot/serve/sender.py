@@ -7,13 +7,11 @@ are there before it has gone back to sleep.
 import asyncio
 from collections.abc import Callable, Mapping
 
-from pixieboot.dhcp import Destination
+from pixieboot.dhcp import BROADCAST, Destination
 from pixieboot.serve.links import ETHERNET, Link, Sites
 from pixieboot.serve.packet import Frames
 from pixieboot.serve.udp import DONE, UdpPort
 from pixieboot.wire.frame import BROADCAST_MAC, PAYLOAD, udp_frame
-
-EVERYBODY = "255.255.255.255"
 
 
 class Sender:
@@ -37,10 +35,20 @@ class Sender:
 
         The kernel could broadcast too, but hears itself then, and needs twice as long.
         """
-        card = self._sites.link(link) if to.chaddr or to.address == EVERYBODY else None
+        card = self._sites.link(link) if to.chaddr or to.address == BROADCAST else None
         if card is None or card.type != ETHERNET:
             return None
         return card, udp_frame(to.chaddr or BROADCAST_MAC, card.mac, source, port, to.address, to.port, encoded)
+
+    def reply(self, to: Destination, delay: float, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
+        """Send at once, or after the seconds that some ROMs need.  Answers as `framed`, but None also for what leaves later."""
+        framed = self.framed(to, encoded, port, link, source)
+        card, octets = framed or (None, encoded)
+        if delay > 0:
+            asyncio.get_running_loop().call_later(delay, self.send, octets, card, to, port, link, source)
+            return None
+        self.send(octets, card, to, port, link, source)
+        return framed
 
     def send(self, octets: bytes, card: Link | None, to: Destination, port: int, link: int, source: str) -> None:
         """octets: a frame for that card, or without one a datagram for the kernel, which also gets what the card does not take.
@@ -66,12 +74,10 @@ class Sender:
     def flush(self) -> bool:
         """Send what was gathered, and gather no more.  DONE, unless something could not leave and was told."""
         gathered, self._gathered = self._gathered or (), None
-        told = DONE
-        for answer in gathered:
-            told = self._let_go(*answer) or told
-        return told
+        return any([self._let_go(*answer) for answer in gathered])  # a list: they leave whether or not one could not
 
     def _let_go(self, octets: bytes, card: Link | None, to: Destination, port: int, link: int, source: str) -> bool:
+        """As flush, for one."""
         if card:
             try:
                 self._frames.send(card, octets)
@@ -79,7 +85,7 @@ class Sender:
             except OSError:
                 octets = octets[PAYLOAD:]
         # To a card without an address it cannot be done otherwise: RFC 2131 §4.1 allows the broadcast instead.
-        address = EVERYBODY if to.chaddr else to.address
+        address = BROADCAST if to.chaddr else to.address
         try:
             self._ports[port].send(octets, (address, to.port), link, source)
         except OSError as error:

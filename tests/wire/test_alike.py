@@ -28,6 +28,7 @@ from pixieboot.registry.sqlite import Discovered, StateStore
 from pixieboot.serve.context import Context
 from pixieboot.serve.dhcpd import DhcpService
 from pixieboot.serve.links import Link, Sites
+from pixieboot.serve.sender import Sender
 from pixieboot.wire.dhcp import RELEASE, decode, encode
 from tests.test_dhcp import BIOS, DISCOVER, HTTP, INFORM, IPXE, LINUX, NOW, OURS, PI, REQUEST, UEFI, a_message, aton
 
@@ -79,20 +80,28 @@ class Gone:
         raise OSError("the link is gone")
 
 
+class AtOnce(Sender):
+    """By that wire alone; who is to wait for its answer gets it too, and the delay is noted."""
+
+    def __init__(self, wire: Wire, sites: Sites) -> None:
+        super().__init__(dict.fromkeys((67, 4011), wire), sites, lambda *_: None)  # type: ignore[arg-type]
+        self._frames, self._wire = wire, wire  # type: ignore[assignment]
+
+    def reply(self, to: Destination, delay: float, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
+        if delay:
+            self._wire.send("after", delay)
+        framed = super().reply(to, 0.0, encoded, port, link, source)
+        return None if delay else framed
+
+
 class Service(DhcpService):
     """Without sockets, and without waiting."""
 
     def __init__(self, context: Context, memo: Memo[Any], clock: Callable[[], float]) -> None:
         super().__init__(context, clock)
         self._memo, self.wire = memo, Wire()
-        self._sender._frames = self.wire  # type: ignore[assignment]
-        self._sender._ports = self._ports = dict.fromkeys(self._ports, self.wire)  # type: ignore[arg-type]
-
-    def _send(self, to: Destination, delay: float, encoded: bytes, port: int, link: int, source: str) -> tuple[Link, bytes] | None:
-        if delay:
-            self.wire.send("after", delay)
-        framed = super()._send(to, 0.0, encoded, port, link, source)
-        return None if delay else framed
+        self._ports = dict.fromkeys(self._ports, self.wire)  # type: ignore[arg-type]
+        self._sender = AtOnce(self.wire, context.sites)
 
     def _keep(self, lease: Lease, mac: Mac | None, then: Callable[[], object] | None) -> None:
         if then:
