@@ -34,13 +34,13 @@ DONE = False
 
 
 class Batch(Protocol):
-    """Who wants to know which datagrams are handed on in one go."""
+    """Is told where datagrams that are taken in one wake-up begin and end, so that their answers may leave together."""
 
     def begin(self) -> None:
-        """They come now."""
+        """The first comes next."""
 
     def flush(self) -> bool:
-        """That was the last of them.  As OnDatagram."""
+        """That was the last.  Answers as OnDatagram."""
 
 
 log = logging.getLogger(__name__)
@@ -57,9 +57,9 @@ class UdpPort:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._receive: Callable[[int, int], tuple[bytes, Any, int, Any]]  # as socket.recvmsg, since start
         self._on_datagram: OnDatagram
-        self._together: Batch | None = None
+        self._batch: Batch | None = None
         self._pktinfo: dict[tuple[int, str], list[tuple[int, int, bytes]]] = {}
-        self._batch = 1  # as many as there are likely to be: to find nothing costs half as much as a datagram
+        self._likely = 1  # taken per wake-up, as many as may be there: to find nothing costs half as much as a datagram
         self._full = 0  # wake-ups in a row that brought a whole batch
         self._deep = 0  # octets
         self.crowded = False  # more is waiting than even a building full of machines sends at once
@@ -84,10 +84,10 @@ class UdpPort:
         self._socket = sock
 
     def start(self, on_datagram: OnDatagram, batch: Batch | None = None) -> None:
-        """Hand every datagram to on_datagram from now on, on the running loop; batch hears of those that come together."""
+        """Hand every datagram to on_datagram from now on, on the running loop; batch hears of wake-ups that may bring several."""
         assert self._socket is not None, "bind() first"
         self._receive, self._on_datagram, self._loop = self._socket.recvmsg, on_datagram, asyncio.get_running_loop()
-        self._together = batch
+        self._batch = batch
         if isinstance(self._loop, DirectLoop):
             self._loop.add_direct_reader(self._socket.fileno(), self._readable)
         else:
@@ -121,14 +121,14 @@ class UdpPort:
     def _readable(self) -> bool:
         """Take what is there, up to a limit.  True: something may be left for the loop to do."""
         receive, handle, busy = self._receive, self._on_datagram, False
-        together = self._together if self._batch > 1 else None
-        if together:
-            together.begin()
-        for taken in range(self._batch):
+        batch = self._batch if self._likely > 1 else None
+        if batch:
+            batch.begin()
+        for taken in range(self._likely):
             try:
                 datagram, ancillary, _, peer = receive(LARGEST, _ANCILLARY)
             except BlockingIOError:
-                self._batch, self.crowded = max(self._batch // 2, 1), False
+                self._likely, self.crowded = max(self._likely // 2, 1), False
                 if taken < 2:
                     self._full = 0
                 break
@@ -150,13 +150,13 @@ class UdpPort:
                 busy = True
                 break
         else:
-            if self._batch == BATCH and self._socket:
+            if self._likely == BATCH and self._socket:
                 used = self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4)
                 self.crowded = int.from_bytes(used, sys.byteorder) > self._deep
             self._full += 1
-            if self._batch > 1 or self._full >= TRUST:
-                self._batch = min(self._batch * 2, BATCH)  # more may be there: the next wake-up comes at once
-        return (together.flush() or busy) if together else busy
+            if self._likely > 1 or self._full >= TRUST:
+                self._likely = min(self._likely * 2, BATCH)  # more may be there: the next wake-up comes at once
+        return (batch.flush() or busy) if batch else busy
 
 
 @lru_cache(4096)
