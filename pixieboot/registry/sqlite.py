@@ -1,7 +1,7 @@
 """What must outlive the daemon, in one SQLite file: leases, what was ordered or learned of machines, machines discovered.
 
-Answers come from memory.  One writer thread takes all that came up while it wrote into one transaction (group commit): under
-load many leases share one fsync, and a lone lease waits for nobody.
+Answers come from memory.  One writer thread takes all that came up while it wrote, or in one go, into one transaction (group
+commit): under load many leases share one fsync, and a lone lease waits for nobody.
 """
 
 import asyncio
@@ -263,7 +263,8 @@ class StateStore:
     def _hand_over(self, before: int = 0) -> None:
         """Give the writer what is due, once it has written what it had: the larger the piece, the fewer the fsyncs.
 
-        before: so many leases were due a turn of the loop ago.  While more come in, up to a statement of them, it waits.
+        before: how many leases were due a turn of the loop ago.  While each turn brings more it waits, until they fill a
+        statement: of small pieces one is written while the next comes in, and the two threads take the GIL from each other.
         """
         if self._writing:
             return
@@ -271,7 +272,7 @@ class StateStore:
         if before < due < ROWS:
             self._running().call_soon(self._hand_over, due)
             return
-        if self._leases_due.waiting:
+        if due:
             self._give(self._leases_due)
             self._leases_due = _Work()
         if self._rest_now:
