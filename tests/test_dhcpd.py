@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -25,8 +26,9 @@ from pixieboot.serve.context import Context
 from pixieboot.serve.dhcpd import DhcpService
 from pixieboot.serve.links import Link, Sites, read_links
 from pixieboot.serve.ports import others
+from pixieboot.serve.sender import Sender
 from pixieboot.serve.udp import UdpPort
-from pixieboot.wire.dhcp import encode
+from pixieboot.wire.dhcp import Message, encode
 from tests import upstreamhost
 from tests.netns import Host, Switch
 from tests.netns import Network as Cables
@@ -35,7 +37,7 @@ from tests.wire.client import ACK, DISCOVER, OFFER, PXE, REQUEST, UEFI, Answer, 
 pytestmark = pytest.mark.needs_root
 SERVER = Network(interface="eth0", mode="server", pools=(Pool(0x0A080064, 0x0A0800C8),), force=True, probe=False)
 PROXY = Network(interface="eth0")
-WHO = mac(0x77)
+WHO, OURS = mac(0x77), socket.inet_aton("10.8.0.1")
 
 
 @pytest.fixture(scope="module")
@@ -530,6 +532,35 @@ def test_strangers_of_one_kind_are_answered_each_for_itself(host: Host, client: 
         store = StateStore.open(tmp_path / "state.db")
         assert {lease.address for lease in store.leases()} == set(given.values())
         store.close()
+
+    asyncio.run(work())
+
+
+def test_what_is_asked_or_kept_in_one_go_is_answered_in_one(
+    host: Host, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[int] = []
+    flush = Sender.flush
+
+    def counted(self: Sender) -> bool:
+        left.append(len(self._gathered or ()))
+        return flush(self)
+
+    monkeypatch.setattr(Sender, "flush", counted)
+
+    async def answered_together(served: Served, messages: list[Message], kind: str) -> None:
+        left.clear()
+        for message in messages:  # nothing is read meanwhile: this is the loop's own thread
+            client.send(message)
+        await served.until(lambda: served.context.journal.counts["dhcp", kind] == len(messages) and max(left, default=0) > 1)
+
+    async def work() -> None:
+        async with serving(host, tmp_path, SERVER) as served:
+            asks = [client.message(DISCOVER, mac(number), UEFI) for number in range(0x940, 0x968)]
+            await answered_together(served, asks, "offered")
+            offers = [(lease.mac.octets, socket.inet_aton(lease.address)) for lease in served.context.leases.all()]
+            takes = [client.message(REQUEST, who, {**UEFI, 50: address, 54: OURS}) for who, address in offers]
+            await answered_together(served, takes, "acked")
 
     asyncio.run(work())
 

@@ -683,6 +683,14 @@ def test_a_refused_binding_of_who_was_seen_there_leaves_the_quarantine() -> None
     assert offered(leases, CARL, wanted="10.0.0.102", now=NOW + CONFLICT_QUARANTINE + 1) == "10.0.0.102"
 
 
+def test_a_binding_replaces_what_its_client_had_until_it_is_kept() -> None:
+    leases = Leases()
+    first, renewal, moved = (bound(leases, ANNA, address) for address in ("10.0.0.100", "10.0.0.100", "10.0.0.101"))
+    assert [leases.replaces(each) for each in (first, renewal, moved)] == [False, True, True]
+    leases.kept(renewal)
+    assert not leases.replaces(renewal) and leases.replaces(moved)
+
+
 def test_what_the_store_has_is_not_remembered_for_an_undo() -> None:
     leases = Leases()
     for after in range(3):

@@ -81,17 +81,13 @@ def test_leases_are_given_to_the_disk_once_no_more_come_in(tmp_path: Path, monke
     monkeypatch.setattr(StateStore, "_give", counted)
 
     async def work(store: StateStore) -> None:
-        kept = asyncio.Semaphore(0)
-
-        async def submit(number: int) -> None:
+        done = asyncio.Semaphore(0)
+        for number in (1, 7, ROWS + 7):
             for address in range(number):
-                store.submit(replace(LEASE, address=f"10.{number}.0.{address}"), lambda error: kept.release())
+                store.submit(replace(LEASE, address=f"10.{number}.0.{address}"), lambda error: done.release())
                 await asyncio.sleep(0)  # a turn of the loop brings one
             for _ in range(number):
-                await kept.acquire()
-
-        for number in (1, 7, ROWS + 7):
-            await submit(number)
+                await done.acquire()
 
     kept(tmp_path / "state.db", work).close()
     assert pieces[:3] == [1, 7, ROWS] and sum(pieces) == 1 + 7 + ROWS + 7
@@ -171,6 +167,22 @@ def test_a_machine_is_discovered_once_and_learned_more_of(tmp_path: Path) -> Non
     (seen,) = store.discovered()
     assert (seen.mac, seen.uuid, seen.arch, seen.vendor) == (MAC, "4c4c4544-0042-3510-8052-b4c04f4e3732", "x64-efi", "PXEClient")
     assert (seen.first_seen, seen.last_seen) == (100.0, 105.0)
+    store.close()
+
+
+def test_beyond_so_many_machines_none_is_discovered_but_who_is_known_is_seen_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pixieboot.registry.sqlite.DISCOVERED", 1)
+    other = Mac("52:54:00:00:00:02")
+
+    async def work(store: StateStore) -> None:
+        assert store.may_see(other) and store.see(MAC, None, None, "", 100.0)
+        assert not store.may_see(other) and not store.see(other, None, None, "", 101.0)
+        assert store.may_see(MAC) and not store.see(MAC, None, None, "", 9999.0)
+
+    store = kept(tmp_path / "state.db", work)
+    assert [(seen.mac, seen.last_seen) for seen in store.discovered()] == [(MAC, 9999.0)]
     store.close()
 
 
