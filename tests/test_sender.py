@@ -1,6 +1,5 @@
 """Answers leave at once, or with all of their batch, and by the kernel where no frame can."""
 
-import asyncio
 from ipaddress import IPv4Interface
 
 import pytest
@@ -65,30 +64,12 @@ def test_those_of_a_batch_leave_at_its_end_in_their_order(out: Out) -> None:
     assert out.left == [b"1", b"2", b"3"], "the batch is over"
 
 
-def test_those_of_a_turn_leave_with_the_next_or_when_a_batch_begins_before(out: Out) -> None:
-    async def work(begins: bool) -> None:
-        out.left.clear()
-        for number in (b"1", b"2"):
-            out.sender.begin_turn()
-            out.answer(number)
-        assert not out.left
-        if begins:
-            out.sender.begin()
-            assert out.left == [b"1", b"2"]
-            out.answer(b"3")
-            out.sender.flush()
-        await asyncio.sleep(0)
-        assert out.left == [b"1", b"2", b"3"][: 3 if begins else 2]
-
-    for begins in (False, True):
-        asyncio.run(work(begins))
-
-
-def test_what_is_answered_in_a_batch_is_gathered_by_that_alone(out: Out) -> None:
-    out.sender.begin()
-    out.sender.begin_turn()  # needs no loop
-    out.answer(b"1")
-    assert not out.sender.flush() and out.left == [b"1"]
+def test_who_begins_while_answers_are_gathered_already_loses_none(out: Out) -> None:
+    for answer in (b"1", b"2"):
+        out.sender.begin()
+        out.answer(answer)
+    assert not out.left
+    assert not out.sender.flush() and out.left == [b"1", b"2"]
 
 
 def test_what_the_card_does_not_take_is_broadcast_by_the_kernel(out: Out) -> None:

@@ -93,6 +93,27 @@ def test_leases_are_given_to_the_disk_once_no_more_come_in(tmp_path: Path, monke
     assert pieces[:3] == [1, 7, ROWS] and sum(pieces) == 1 + 7 + ROWS + 7
 
 
+def test_once_all_of_a_piece_are_told_that_is_told_before_anything_else_happens(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    async def work(store: StateStore) -> None:
+        store.on_told.append(lambda: told.append("all"))
+        for number in range(3):
+
+            def done(error: StoreError | None, number: int = number) -> None:
+                asyncio.get_running_loop().call_soon(told.append, "the next turn")
+                told.append(str(number))
+                if number == 1:
+                    raise ZeroDivisionError("tripped")
+
+            store.submit(replace(LEASE, address=f"10.0.0.{number}"), done)
+        while len(told) < 7:
+            await asyncio.sleep(0.001)
+
+    kept(tmp_path / "state.db", work).close()
+    assert told == ["0", "1", "2", "all", *["the next turn"] * 3]
+
+
 def test_what_nobody_waits_for_is_written_too_while_leases_come_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

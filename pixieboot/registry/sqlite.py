@@ -119,6 +119,7 @@ class StateStore:
         self._writing = 0  # pieces of work that the writer has
         self._work: SimpleQueue[tuple[_Work, asyncio.AbstractEventLoop] | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.on_told: list[Callable[[], object]] = []  # once all who waited for one piece of work have heard of it
         self._writer: threading.Thread | None = None  # not before there is something to write, and root is dropped
 
     @classmethod
@@ -301,13 +302,15 @@ class StateStore:
             rest.states = {**work.states, **rest.states}  # what was set meanwhile is newer
             rest.discovered = {**work.discovered, **rest.discovered}
             self._write_later()
+        # Not at once: what has come in meanwhile goes with the next piece.
+        asyncio.get_running_loop().call_soon(self._hand_over)
         for done in work.waiting:
             try:
                 done(error)
             except Exception:
                 log.exception("bug after a write")
-        # Not at once: what has come in meanwhile goes with the next piece.
-        asyncio.get_running_loop().call_soon(self._hand_over)
+        for told in self.on_told:
+            told()
 
     def _commit(self, work: _Work) -> StoreError | None:
         """All of it durable, or nothing: one transaction; a single statement is one of its own."""

@@ -73,6 +73,7 @@ class DhcpService:
         self._context, self._clock = context, clock
         self._ports = {SERVER_PORT: UdpPort(SERVER_PORT), BOOT_PORT: UdpPort(BOOT_PORT)}
         self._sender = Sender(self._ports, context.sites, self._on_unsent)
+        context.store.on_told.append(self._sender.flush)
         self.neighbours = Neighbours(context.sites, self._on_neighbour, clock)
         self._conflicts = Conflicts(context.sites, context.leases, clock, self._on_conflict, self._on_proxy_arp)
         self._memo, self._progress, self._claims = Memo[_Told](), Progress(context), Claims()
@@ -375,7 +376,7 @@ class DhcpService:
                 return
             self._context.leases.kept(lease)
             if then:
-                self._sender.begin_turn()  # of many that were kept together
+                self._sender.begin()  # until all that were kept with it are told
                 then()
 
         self._context.store.submit(lease, kept)

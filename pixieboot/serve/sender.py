@@ -61,15 +61,9 @@ class Sender:
             self._gathered.append((octets, card, to, port, link, source))
 
     def begin(self) -> None:
-        """Gather what is sent from now on, until `flush`."""
-        self.flush()
-        self._gathered = []
-
-    def begin_turn(self) -> None:
-        """Gather what is sent in this turn of the loop, if nobody does already."""
+        """Gather what is sent from now on, if nobody does already, until `flush`."""
         if self._gathered is None:
             self._gathered = []
-            asyncio.get_running_loop().call_soon(self.flush)
 
     def flush(self) -> bool:
         """Send what was gathered, and gather no more.  DONE, unless something could not leave and was told."""

@@ -114,6 +114,7 @@ class Store:
     def __init__(self) -> None:
         self._states = {LEARNED: MachineState(loader_fetches=3, reply_style="menu")}
         self._discovered: dict[Mac, Discovered] = {}
+        self.on_told: list[Callable[[], object]] = []
 
     states = StateStore.states
     state = StateStore.state
