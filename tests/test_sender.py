@@ -1,5 +1,6 @@
 """Answers leave at once, or with all of their batch, and by the kernel where no frame can."""
 
+import asyncio
 from ipaddress import IPv4Interface
 
 import pytest
@@ -85,6 +86,17 @@ def test_one_that_cannot_leave_is_told_and_holds_up_no_other(out: Out) -> None:
     out.answer(b"2")
     assert out.sender.flush(), "the loop has something to do: who listens to the journal hears of it"
     assert (out.left, out.failures) == ([b"2"], [("10.9.0.9", "Network is unreachable")])
+
+
+def test_only_what_leaves_at_once_is_told_again_without_its_delay(out: Out) -> None:
+    async def work() -> None:
+        assert out.sender.reply(CLIENT, 0.0, b"now", 67, 2, "10.5.0.1") == (ETH0, out.left.pop())
+        assert out.sender.reply(CLIENT, 0.001, b"late", 67, 2, "10.5.0.1") is None and not out.left
+        async with asyncio.timeout(5):
+            while not out.left:
+                await asyncio.sleep(0.001)
+
+    asyncio.run(work())
 
 
 @pytest.mark.parametrize(

@@ -219,17 +219,18 @@ def test_ports_that_close_in_their_own_handler_stop_reading() -> None:
 
 
 class Told:
-    """A Batch that notes what it hears, between the datagrams."""
+    """A Batch that notes what it hears, between the datagrams.  left: what its flush answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, left: bool = udp.DONE) -> None:
         self.heard: list[str] = []
+        self._left = left
 
     def begin(self) -> None:
         self.heard.append("begin")
 
     def flush(self) -> bool:
         self.heard.append("flush")
-        return False
+        return self._left
 
 
 def test_datagrams_that_come_together_are_a_batch_and_a_lone_one_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,6 +258,29 @@ def test_datagrams_that_come_together_are_a_batch_and_a_lone_one_is_none(monkeyp
 
     asyncio.run(work())
     assert told.heard[:9] == ["1", "2", "begin", "3", "trip", "flush", "begin", "5", "flush"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "flushed", "left"),
+    [((udp.DONE, udp.DONE), udp.DONE, False), ((None, udp.DONE), udp.DONE, True), ((udp.DONE, udp.DONE), True, True)],
+)
+def test_what_a_datagram_or_the_end_of_its_batch_left_to_the_loop_is_told_to_it(
+    answers: tuple[object, ...], flushed: bool, left: bool
+) -> None:
+    async def work() -> bool:
+        port, coming = UdpPort(0), iter(answers)
+        port.bind()
+        assert port._socket is not None
+        port.start(lambda *_: next(coming), Told(flushed))
+        port._likely = len(answers)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for _ in answers:
+                sender.sendto(b"asked", ("127.0.0.1", port._socket.getsockname()[1]))
+        found = port._readable()
+        port.close()
+        return found
+
+    assert asyncio.run(work()) == left
 
 
 def crowding(server: Host, client: Host, until_over: bool) -> list[bool]:
