@@ -15,7 +15,11 @@ from pixieboot.wire.frame import BROADCAST_MAC, PAYLOAD, udp_frame
 
 
 class Sender:
-    """Sends the answers of one daemon, from its ports 67 and 4011."""
+    """Sends the answers of one daemon.
+
+    port: the one of its own that they leave from, 67 or 4011.  link: the interface's index, 0: as the kernel routes.  source: the
+    daemon's address there.
+    """
 
     def __init__(self, ports: Mapping[int, UdpPort], sites: Sites, on_failure: Callable[[str, str], object]) -> None:
         """on_failure(address, why) is told of each answer that could not leave."""
@@ -51,10 +55,7 @@ class Sender:
         return framed
 
     def send(self, octets: bytes, card: Link | None, to: Destination, port: int, link: int, source: str) -> None:
-        """octets: a frame for that card, or without one a datagram for the kernel, which also gets what the card does not take.
-
-        link 0: as the kernel routes.
-        """
+        """octets: a frame for that card, or without one a datagram for the kernel, which also gets what the card does not take."""
         if self._gathered is None:
             self._let_go(octets, card, to, port, link, source)
         else:
