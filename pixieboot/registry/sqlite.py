@@ -261,19 +261,11 @@ class StateStore:
         self._rest_timed, self._rest_now, self._rest_given = False, True, time.monotonic()
         self._hand_over()
 
-    def _hand_over(self, before: int = 0) -> None:
-        """Give the writer what is due, once it has written what it had: the larger the piece, the fewer the fsyncs.
-
-        before: how many leases were due a turn of the loop ago.  While each turn brings more it waits, until they fill a
-        statement: of small pieces one is written while the next comes in, and the two threads take the GIL from each other.
-        """
+    def _hand_over(self) -> None:
+        """Give the writer what is due, once it has written what it had: the larger the piece, the fewer the fsyncs."""
         if self._writing:
             return
-        due = len(self._leases_due.waiting)
-        if before < due < ROWS:
-            self._running().call_soon(self._hand_over, due)
-            return
-        if due:
+        if self._leases_due.waiting:
             self._give(self._leases_due)
             self._leases_due = _Work()
         if self._rest_now:
