@@ -218,6 +218,26 @@ def test_ports_that_close_in_their_own_handler_stop_reading() -> None:
     assert udp.BATCH == 64
 
 
+def test_what_comes_in_faster_than_the_loop_turns_is_taken_all_the_same() -> None:
+    handled: list[bytes] = []
+    port = UdpPort(0)
+    port.bind()
+    assert port._socket is not None
+    address = ("127.0.0.1", port._socket.getsockname()[1])
+
+    async def work() -> None:
+        port.start(lambda datagram, *_: handled.append(datagram))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for turn in range(1, 21):
+                for _ in range(3):
+                    sender.sendto(b"x", address)
+                port._readable()
+                assert 3 * turn - len(handled) < 6
+        port.close()
+
+    asyncio.run(work())
+
+
 class Told:
     """A Batch that notes what it hears, between the datagrams.  left: what its flush answers."""
 

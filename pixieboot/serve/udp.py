@@ -19,7 +19,7 @@ IP_PKTINFO = 8  # linux/in.h; the socket module names it from Python 3.12 on
 SO_RCVBUFFORCE, SO_MEMINFO = 33, 55
 BATCH = 64  # datagrams taken per wake-up: other sockets of the loop get their turn after that
 BUFFER = 4 << 20
-TRUST = 16  # single datagrams in a row until it is worth looking for a second one
+TRUST = 2  # single datagrams in a row until a second one is looked for: while HTTP is busy, 10 ms pass from one look to the next
 CROWDED = 4  # one part in so many of the receive buffer: some 1,600 DISCOVERs
 LARGEST = 4096  # DHCP datagrams and TFTP requests are far smaller; what is cut off is no valid one
 _PKTINFO = struct.Struct("=i4s4s")
