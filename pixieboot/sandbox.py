@@ -8,12 +8,14 @@ import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from types import CodeType
 from typing import Any
 from urllib.parse import urlsplit
 
 import jinja2
 import jinja2.meta
 from jinja2 import nodes
+from jinja2.bccache import Bucket
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pixieboot.errors import OperatorError
@@ -176,9 +178,28 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return template
 
 
+class _Compiled(jinja2.BytecodeCache):
+    """What templates were compiled to, by name: each edit of the registry makes new Templates, and seldom of new texts."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, CodeType | None]] = {}  # key -> checksum of the text, code
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        checksum, code = self._known.get(bucket.key, ("", None))
+        if checksum == bucket.checksum:
+            bucket.code = code
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._known[bucket.key] = bucket.checksum, bucket.code
+
+
+_compiled = _Compiled()
+
+
 def _sandbox(loader: jinja2.BaseLoader | None) -> _Sandbox:
     sandbox = _Sandbox(
         loader=loader,
+        bytecode_cache=_compiled,
         undefined=_Undefined,
         finalize=_finalize,
         keep_trailing_newline=True,

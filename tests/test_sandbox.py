@@ -81,6 +81,22 @@ def test_every_rendering_has_bounds_of_its_own() -> None:
     assert [templates.render("t.j2", {}) for _ in range(3)] == ["x"] * 3
 
 
+def test_what_is_the_same_after_an_edit_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {"same.j2": "{{ a }}", "edited.j2": "{% include 'same.j2' %} before"}
+    assert Templates(before).render("edited.j2", {"a": 1}) == "1 before"
+    compiled: list[str] = []
+    compile = sandbox._Sandbox.compile
+
+    def watched(self: sandbox._Sandbox, source: str, *rest: Any) -> Any:
+        compiled.append(source)
+        return compile(self, source, *rest)
+
+    monkeypatch.setattr(sandbox._Sandbox, "compile", watched)
+    after = before | {"edited.j2": "{% include 'same.j2' %} after"}
+    assert Templates(after).render("edited.j2", {"a": 2}) == "2 after"
+    assert compiled == [after["edited.j2"]]
+
+
 # --- at load -------------------------------------------------------------------------------------------------------------
 
 SYNTAX: dict[str, tuple[str, tuple[int, str] | None]] = {
