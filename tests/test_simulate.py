@@ -36,7 +36,7 @@ class Lab:
             (directory / name).mkdir()
         self._files()
         self.config = directory / "pixieboot.yaml"
-        pools = ", pools: [10.77.0.100-10.77.0.150], probe: false" if mode == "server" else ""
+        pools = ", pools: [10.77.0.100-10.77.0.150], probe: false, force: true" if mode == "server" else ""
         self.config.write_text(
             f"networks: [{{interface: eth0, dhcp: {mode}{pools}}}]\ntftp: {{root: {directory}/tftp}}\nassets: {directory}/assets\n"
             f"registry: {directory}/reg\nstate: sqlite:{directory}/state/state.db\nunknown: linux\n"
