@@ -295,7 +295,7 @@ run_tests() {
         [ "$static" = 0 ] || die "style or types are wrong: mend that first (ruff format, ruff check --fix, mypy in $bin)"
     fi
     # Most tests wait for time to pass, so several at once; all tests together run one after the other, undisturbed.
-    [ "$part" = full ] || set -- -m "not slow" --ignore tests/e2e -n 4 --dist loadfile --no-loadscope-reorder "$@"
+    [ "$part" = full ] || set -- -m "not slow" --ignore tests/e2e -n 5 --dist loadfile --no-loadscope-reorder "$@"
     # What root writes is not to lie in the checkout, where its owner could not remove it; compiled anew in each process, the
     # sources would cost more than the tests.
     become_root env -u PYTHONDONTWRITEBYTECODE "PATH=$shared/tools/usr/sbin:$bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin" ${CI:+"CI=$CI"} \

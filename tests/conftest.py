@@ -39,7 +39,7 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first, then slow ones, then those that boot firmware: the first failure comes as early as it can.
 
-    Among the fast ones those on a wire come first: they wait for silence, while other processes use the time.
+    Among the fast ones those that wait longest come first, for silence on a wire above all: other processes use the time.
     """
     for item in items:
         if item.nodeid.startswith("tests/e2e/"):
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def place(item: pytest.Item) -> tuple[bool, bool, bool]:
         e2e, slow = (item.get_closest_marker(name) is not None for name in ("e2e", "slow"))
-        return e2e, slow, not item.nodeid.startswith("tests/wire/")
+        return e2e, slow, not item.nodeid.startswith(("tests/wire/", "tests/test_tftpd.py"))
 
     items.sort(key=place)
 
