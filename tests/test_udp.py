@@ -303,6 +303,34 @@ def test_what_a_datagram_or_the_end_of_its_batch_left_to_the_loop_is_told_to_it(
     assert asyncio.run(work()) == left
 
 
+def test_who_is_answered_and_asks_again_at_once_is_heard_in_the_same_wake_up() -> None:
+    class Asking(Told):
+        """Each batch makes its clients ask again, so many times."""
+
+        def flush(self) -> bool:
+            if again:
+                sender.sendto(again.pop(), target)
+                sender.sendto(b"too", target)
+            return super().flush()
+
+    async def work() -> None:
+        port.start(lambda datagram, *_: told.heard.append(datagram.decode()), told)
+        port._likely = 8
+        port._readable()
+
+    again, told, port = [b"once", b"twice"], Asking(), UdpPort(0)
+    port.bind()
+    assert port._socket is not None
+    target = ("127.0.0.1", port._socket.getsockname()[1])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for datagram in (b"1", b"2"):
+            sender.sendto(datagram, target)
+        asyncio.run(work())
+    port.close()
+    assert " ".join(told.heard) == "begin 1 2 flush begin twice too flush begin once too flush begin flush"
+    assert port._likely == 4, "less came than a whole batch"
+
+
 def crowding(server: Host, client: Host, until_over: bool) -> list[bool]:
     """What `crowded` was with each of 300 datagrams that waited when the port began to read, four at a time."""
     port = listen(server)

@@ -34,7 +34,7 @@ DONE = False
 
 
 class Batch(Protocol):
-    """Is told where datagrams that are taken in one wake-up begin and end, so that their answers may leave together."""
+    """Is told where datagrams that were there together begin and end, so that their answers may leave together."""
 
     def begin(self) -> None:
         """The first comes next."""
@@ -124,10 +124,15 @@ class UdpPort:
         batch = self._batch if self._likely > 1 else None
         if batch:
             batch.begin()
-        for taken in range(self._likely):
+        taken = pending = 0
+        while taken < self._likely:
             try:
                 datagram, ancillary, _, peer = receive(LARGEST, _ANCILLARY)
             except BlockingIOError:
+                if batch and pending > 1:  # who is answered now asks again at once
+                    pending, busy = 0, batch.flush() or busy
+                    batch.begin()
+                    continue
                 self._likely, self.crowded = max(self._likely // 2, 1), False
                 if taken < 2:
                     self._full = 0
@@ -136,6 +141,7 @@ class UdpPort:
                 log.warning("UDP port %d: %s", self.port, error.strerror)
                 busy = True
                 break
+            taken, pending = taken + 1, pending + 1
             try:
                 ifindex, local, ours = _arrival(ancillary[0][2])
                 if self._alone and not ours:
