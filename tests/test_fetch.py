@@ -307,6 +307,23 @@ def test_a_file_larger_than_the_cache_is_served_and_not_kept(tmp_path: Path, ori
         until(lambda: not list((tmp_path / "cache").iterdir()))
 
 
+def test_a_file_that_gets_its_name_while_the_cache_is_counted_is_counted_after_all(
+    tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in use no more, and the count after that use met neither its old name nor its new one."""
+    places = fetch.Cache._places
+    monkeypatch.setattr(fetch.Cache, "_places", lambda cache: iter(()) if cache.running else places(cache))
+    with daemon(tmp_path, cache=CacheSettings(size=1000)) as host:
+
+        def counted() -> bool:
+            cache = host.service._downloads._cache
+            return cache is not None and not cache.users and not cache._over
+
+        monkeypatch.setattr("os.fsync", lambda fd: until(counted))
+        assert get(host, origin.url("/vmlinuz")) == BODY
+        until(lambda: not list((tmp_path / "cache").iterdir()))
+
+
 def test_a_full_disk_is_told(host: Host, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch.Cache, "_free", lambda self: 1000)
     answer = host.get(link(host, origin.url("/vmlinuz")))
