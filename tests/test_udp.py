@@ -314,8 +314,8 @@ def test_who_is_answered_and_asks_again_at_once_is_heard_in_the_same_wake_up() -
             return super().flush()
 
     async def work() -> None:
-        port.start(lambda datagram, *_: told.heard.append(datagram.decode()), told)
-        port._likely = 8
+        port.start(lambda datagram, *_: told.heard.append(datagram.decode() + " crowded" * port.crowded), told)
+        port._likely, port.crowded = 8, True
         port._readable()
 
     again, told, port = [b"once", b"twice"], Asking(), UdpPort(0)
@@ -327,7 +327,7 @@ def test_who_is_answered_and_asks_again_at_once_is_heard_in_the_same_wake_up() -
             sender.sendto(datagram, target)
         asyncio.run(work())
     port.close()
-    assert " ".join(told.heard) == "begin 1 2 flush begin twice too flush begin once too flush begin flush"
+    assert " ".join(told.heard) == "begin 1 crowded 2 crowded flush begin twice too flush begin once too flush begin flush"
     assert port._likely == 4, "less came than a whole batch"
 
 

@@ -129,11 +129,12 @@ class UdpPort:
             try:
                 datagram, ancillary, _, peer = receive(LARGEST, _ANCILLARY)
             except BlockingIOError:
+                self.crowded = False
                 if batch and pending > 1:  # who is answered now asks again at once
                     pending, busy = 0, batch.flush() or busy
                     batch.begin()
                     continue
-                self._likely, self.crowded = max(self._likely // 2, 1), False
+                self._likely = max(self._likely // 2, 1)
                 if taken < 2:
                     self._full = 0
                 break
