@@ -324,6 +324,27 @@ def test_a_file_that_gets_its_name_while_the_cache_is_counted_is_counted_after_a
         until(lambda: not list((tmp_path / "cache").iterdir()))
 
 
+def test_downloads_that_end_with_the_daemon_leave_its_threads_alone(
+    host: Host, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert get(host, origin.url("/vmlinuz")) == BODY
+    cache, asked = host.service._downloads._cache, []
+    assert cache is not None
+    until(lambda: not cache.running)
+    monkeypatch.setattr(cache, "make_room", lambda *need: asked.append(need))
+
+    def end(stopped: bool) -> None:
+        download = cache.running["key"] = fetch.Download(cache, "key", Remote(origin.url("/vmlinuz")))
+        if stopped:
+            cache.stop()
+        cache.ended(download)
+
+    for stopped in (True, False):
+        host.call(lambda stopped=stopped: end(stopped))  # type: ignore[misc]
+    until(lambda: asked)
+    assert asked == [(0, "")], "the one that came to its end by itself"
+
+
 def test_a_full_disk_is_told(host: Host, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch.Cache, "_free", lambda self: 1000)
     answer = host.get(link(host, origin.url("/vmlinuz")))

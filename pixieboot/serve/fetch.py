@@ -193,8 +193,9 @@ class Cache:
             self._fresh[download.key] = time.monotonic()
         if download.wrong and download.failure:
             self._wrong[download.key, download.remote.sha256] = time.monotonic(), download.failure.sentence
-        # Whoever counted before may have missed it: it gets its name at the end.
-        self.loop.run_in_executor(None, self.make_room, 0, "")
+        # Whoever counted before may have missed it: it gets its name at the end.  When the daemon stops there is nobody to count.
+        if not download.stopping.is_set():
+            self.loop.run_in_executor(None, self.make_room, 0, "")
 
     def make_room(self, need: int, key: str, leave: int = 0) -> None:
         """In a thread: remove what was unused for longest until need more bytes fit; never what is in use.
