@@ -328,21 +328,21 @@ def test_downloads_that_end_with_the_daemon_leave_its_threads_alone(
     host: Host, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert get(host, origin.url("/vmlinuz")) == BODY
-    cache, asked = host.service._downloads._cache, []
+    cache = host.service._downloads._cache
     assert cache is not None
     until(lambda: not cache.running)
-    monkeypatch.setattr(cache, "make_room", lambda *need: asked.append(need))
+    asked: list[str] = []
+    monkeypatch.setattr(cache.loop, "run_in_executor", lambda *_: asked.append("room"))
 
-    def end(stopped: bool) -> None:
+    def end(stop: Callable[[], object]) -> None:
         download = cache.running["key"] = fetch.Download(cache, "key", Remote(origin.url("/vmlinuz")))
-        if stopped:
-            cache.stop()
+        stop()
         cache.ended(download)
 
-    for stopped in (True, False):
-        host.call(lambda stopped=stopped: end(stopped))  # type: ignore[misc]
-    until(lambda: asked)
-    assert asked == [(0, "")], "the one that came to its end by itself"
+    host.call(lambda: end(cache.stop))
+    assert not asked
+    host.call(lambda: end(lambda: None))
+    assert asked == ["room"]
 
 
 def test_a_full_disk_is_told(host: Host, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
